@@ -1,0 +1,73 @@
+/* A backend: an op table, memory, and the first error. The CPU's memory is host memory; a GPU's is
+ * not, so model code reaches results only through be->read and be->write. */
+#ifndef SQ_BACKEND_H
+#define SQ_BACKEND_H
+
+#include "core/arena.h"
+#include "core/error.h"
+#include "kernels/ops.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef enum sq_compute {
+    SQ_COMPUTE_AUTO, /* bf16 products with f32 sums where the hardware has them, else f32 */
+    SQ_COMPUTE_F32,  /* the exact path that the golden tests use */
+    SQ_COMPUTE_BF16
+} sq_compute;
+
+/* CPU feature bits; also the mask that hides them (backend_options.cpu_mask). */
+enum {
+    SQ_CPU_AVX2 = 1 << 0,   /* with FMA and F16C */
+    SQ_CPU_AVX512 = 1 << 1, /* F, BW, DQ, VL */
+    SQ_CPU_VNNI = 1 << 2,
+    SQ_CPU_AVX512_BF16 = 1 << 3,
+    SQ_CPU_AMX_BF16 = 1 << 4,
+    SQ_CPU_NEON = 1 << 5,
+    SQ_CPU_ONEDNN = 1 << 6 /* matrix products through oneDNN, when built in */
+};
+
+typedef struct backend_options {
+    const char *name; /* "auto" (also NULL), "cpu"; a named backend that cannot start is an error */
+    int n_threads;    /* 0: every core this process may use */
+    sq_compute compute;
+    unsigned cpu_mask; /* features allowed; 0 means all */
+    size_t pack_limit; /* bytes for repacked weights; 0: half of the free memory */
+} backend_options;
+
+struct sq_backend {
+    const char *name;    /* "cpu" */
+    char describe[96];   /* "cpu: avx2, oneDNN 2.6.3, 2 threads, f32" */
+    sq_ops ops;
+    sq_compute compute;  /* resolved: F32 or BF16 */
+    int n_threads;
+    unsigned cpu_flags;  /* in use: detected and allowed */
+    sq_error err;        /* first failure inside an op; sticky */
+    arena_source memory; /* activations, KV cache and uploaded data live here */
+    void (*write)(sq_backend *be, void *dst, const void *host_src, size_t size);
+    void (*read)(sq_backend *be, void *host_dst, const void *src, size_t size); /* waits for ops */
+    void *priv;
+    void (*close_priv)(sq_backend *be);
+};
+
+typedef struct backend_row {
+    const char *name;
+    /* 0 when it could start; otherwise err says why not. */
+    int (*probe)(sq_error *err);
+    int (*open)(sq_backend *be, const backend_options *o, sq_error *err);
+} backend_row;
+
+extern const backend_row backend_rows[]; /* best first; ends with name NULL */
+
+/* Opens the named or the best backend. On failure *be is NULL and err says why. */
+int backend_open(sq_backend **be, const backend_options *o, sq_error *err);
+void backend_close(sq_backend **be);
+
+/* Detected CPU features of this machine, not masked; names like "avx2 avx512 amx-bf16". */
+unsigned cpu_detect(void);
+void cpu_flag_names(unsigned flags, char *out, size_t size);
+
+/* "avx2", "avx512", "none", ... -> mask of that level and below, for --cpu; SQ_E_ARG if unknown. */
+int cpu_mask_parse(const char *text, unsigned *mask);
+
+#endif

@@ -1,0 +1,58 @@
+/* LLaMA-family decoder: embeddings -> logits. RMSNorm, RoPE, MHA/GQA, SwiGLU. */
+#ifndef SQ_DECODER_H
+#define SQ_DECODER_H
+
+#include "core/arena.h"
+#include "kernels/backend.h"
+#include "llm/kv_cache.h"
+
+typedef enum rope_scaling {
+    ROPE_SCALING_NONE,
+    ROPE_SCALING_LINEAR,  /* angles / factor */
+    ROPE_SCALING_DYNAMIC, /* NTK: theta grows once the sequence passes original_ctx */
+    ROPE_SCALING_LLAMA3   /* per frequency, Llama 3.1 */
+} rope_scaling;
+
+typedef struct rope_config {
+    float theta; /* 10000 */
+    rope_scaling scaling;
+    float factor, low_freq_factor, high_freq_factor;
+    int original_ctx; /* original_max_position_embeddings; dynamic: max_position_embeddings */
+    bool interleaved; /* weights from GGUF: q and k rows are permuted */
+} rope_config;
+
+typedef struct decoder_config {
+    int dim, ffn_dim, n_layer, n_head, n_head_kv, head_dim, n_vocab;
+    int n_ctx;  /* max_position_embeddings */
+    int window; /* sliding_window; 0: none */
+    float eps;
+    rope_config rope;
+} decoder_config;
+
+typedef struct decoder_layer {
+    sq_tensor attn_norm;                   /* [dim] */
+    sq_tensor q_w, k_w, v_w, o_w;          /* [n_head*hd,dim] [n_head_kv*hd,dim] .. [dim,n_head*hd] */
+    sq_tensor q_b, k_b, v_b;               /* Qwen2 has them; else absent */
+    sq_tensor ffn_norm;                    /* [dim] */
+    sq_tensor gate_w, up_w, down_w;        /* [ffn,dim] [ffn,dim] [dim,ffn] */
+} decoder_layer;
+
+typedef struct decoder_model {
+    decoder_config cfg;
+    sq_tensor tok_embd; /* [n_vocab,dim] */
+    decoder_layer *layer;
+    sq_tensor norm;     /* [dim] */
+    sq_tensor head;     /* [n_vocab,dim]; the same view as tok_embd when tied */
+} decoder_model;
+
+/* Runs x[n,dim] (backend memory, overwritten) at positions pos[n] (host) behind what kv holds, and
+ * appends to kv. logits[n_vocab] (host) gets the last row's; NULL skips the head.
+ * all_logits[n,n_vocab] (host) gets every row's when not NULL: for tests. */
+int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_tensor *x,
+                    const int32_t *pos, float *logits, float *all_logits, arena *dev,
+                    sq_error *err);
+
+/* inv_freq[head_dim/2] for a sequence of n_ctx tokens (only DYNAMIC depends on it). */
+void rope_frequencies(const rope_config *r, int head_dim, int n_ctx, float *inv_freq);
+
+#endif

@@ -1,0 +1,43 @@
+/* Preprocessing: picture -> normalised pixels of one view, equal to Pillow's arithmetic. */
+#ifndef SQ_PREPROCESS_H
+#define SQ_PREPROCESS_H
+
+#include "core/error.h"
+#include "vision/image.h"
+
+typedef enum fit_mode {
+    FIT_CROP, /* CLIP: shortest edge to `resize`, then centre crop of `side` */
+    FIT_PAD,  /* LLaVA-1.5 image_aspect_ratio "pad": square canvas of the mean colour, then resize */
+    FIT_AUTO  /* only as a request: what the checkpoint says */
+} fit_mode;
+
+typedef enum resample_filter { RESAMPLE_BICUBIC, RESAMPLE_BILINEAR } resample_filter;
+
+typedef struct preprocess_config {
+    fit_mode fit;
+    int side;             /* of the square view in pixels: 336 */
+    int resize;           /* shortest edge before the crop; usually side */
+    resample_filter filter;
+    float rescale;        /* 1/255 */
+    float mean[3], std[3];
+} preprocess_config;
+
+/* out[3,side,side] = (view * rescale - mean) / std, RGB planes. */
+int preprocess_view(float *out, const sq_image *im, const preprocess_config *cfg, sq_error *err);
+
+/* The 8-bit view before normalisation: what the model looks at. view is allocated. */
+int preprocess_fit(sq_image *view, const sq_image *im, const preprocess_config *cfg,
+                   sq_error *err);
+
+/* Where view pixel (x, y) lies in the source picture: src = x * scale + dx (for overlays). */
+typedef struct view_map {
+    double scale, dx, dy;
+} view_map;
+view_map preprocess_view_map(const sq_image *im, const preprocess_config *cfg);
+
+/* out[out_h,out_w,3] = Pillow's antialiased resize (Image.resize), bit for bit: 22-bit fixed-point
+ * weights, horizontal pass first. dst is allocated here. */
+int resample_rgb(sq_image *dst, const sq_image *src, int out_w, int out_h, resample_filter filter,
+                 sq_error *err);
+
+#endif
