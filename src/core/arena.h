@@ -6,7 +6,7 @@
 
 typedef struct arena_block arena_block;
 
-/* Where blocks come from: host memory by default, device memory for a GPU backend's activations. */
+/* Where blocks come from: host memory by default, device memory for a GPU's activations. */
 typedef struct arena_source {
     void *(*alloc)(void *user, size_t size); /* 64-byte aligned, NULL when out */
     void (*free)(void *user, void *p);
@@ -15,9 +15,9 @@ typedef struct arena_source {
 
 typedef struct arena {
     const arena_source *source; /* NULL: host memory */
-    arena_block *head; /* newest block */
-    size_t in_use;     /* bytes handed out since the last reset */
-    size_t peak;       /* largest in_use ever */
+    arena_block *head;          /* newest block */
+    size_t in_use;              /* bytes handed out since the last reset */
+    size_t peak;                /* largest in_use ever */
 } arena; /* zero-initialised is valid and empty */
 
 /* size bytes, 64-byte aligned, uninitialised; NULL when memory is out. size 0 gives a valid pointer. */

@@ -21,8 +21,11 @@ typedef struct rope_config {
     bool interleaved; /* weights from GGUF: q and k rows are permuted */
 } rope_config;
 
+enum { DECODER_MAX_HEAD_DIM = 512 };
+
 typedef struct decoder_config {
-    int dim, ffn_dim, n_layer, n_head, n_head_kv, head_dim, n_vocab;
+    int dim, ffn_dim, n_layer, n_head, n_head_kv, n_vocab;
+    int head_dim; /* even, at most DECODER_MAX_HEAD_DIM */
     int n_ctx;  /* max_position_embeddings */
     int window; /* sliding_window; 0: none */
     float eps;
@@ -31,7 +34,8 @@ typedef struct decoder_config {
 
 typedef struct decoder_layer {
     sq_tensor attn_norm;                   /* [dim] */
-    sq_tensor q_w, k_w, v_w, o_w;          /* [n_head*hd,dim] [n_head_kv*hd,dim] .. [dim,n_head*hd] */
+    sq_tensor q_w, o_w;                    /* [n_head*hd,dim] [dim,n_head*hd] */
+    sq_tensor k_w, v_w;                    /* [n_head_kv*hd,dim] */
     sq_tensor q_b, k_b, v_b;               /* Qwen2 has them; else absent */
     sq_tensor ffn_norm;                    /* [dim] */
     sq_tensor gate_w, up_w, down_w;        /* [ffn,dim] [ffn,dim] [dim,ffn] */

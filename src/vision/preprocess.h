@@ -7,7 +7,7 @@
 
 typedef enum fit_mode {
     FIT_CROP, /* CLIP: shortest edge to `resize`, then centre crop of `side` */
-    FIT_PAD,  /* LLaVA-1.5 image_aspect_ratio "pad": square canvas of the mean colour, then resize */
+    FIT_PAD,  /* LLaVA-1.5 "pad": square canvas of the mean colour, then resize */
     FIT_AUTO  /* only as a request: what the checkpoint says */
 } fit_mode;
 

@@ -50,7 +50,7 @@ typedef struct vit_capture {
 /* One view's result. Features live in backend memory, scores in host memory; both belong to the
  * arenas given. n_patch excludes CLS, and so do all scores. */
 typedef struct vit_output {
-    sq_tensor features;  /* [n_tok, dim * n_feature]; n_tok = n_patch, or n_patch + 1 with CLS first */
+    sq_tensor features;  /* [n_tok, dim * n_feature]; n_patch rows, or CLS and n_patch rows */
     int n_patch, grid;   /* 576, 24 */
     int n_head, row_first, row_count;
     const float *rows;   /* [row_count, n_head, n_patch] */
