@@ -123,6 +123,10 @@ typedef struct sq_backend_info {
 } sq_backend_info;
 int sq_backend_get(int i, sq_backend_info *out); /* SQ_E_ARG past the end */
 
+/* Times one stage on random data, after one run to warm up: "vision" (one view), "project" and
+ * "prefill" (n_rows rows), "decode" (one token behind n_rows). ms[repeat] gets milliseconds. */
+int sq_bench_stage(sq_model *m, const char *stage, int n_rows, int repeat, double *ms);
+
 /* ---- session ---- */
 
 typedef struct sq_session_options {

@@ -20,7 +20,7 @@ typedef struct arena {
     size_t peak;                /* largest in_use ever */
 } arena; /* zero-initialised is valid and empty */
 
-/* size bytes, 64-byte aligned, uninitialised; NULL when memory is out. size 0 gives a valid pointer. */
+/* size bytes, 64-byte aligned, uninitialised; NULL when memory is out. Size 0 is valid. */
 void *arena_alloc(arena *a, size_t size);
 
 /* n * size bytes with overflow check; zeroed. Host memory only, as is arena_strndup. */

@@ -1,0 +1,59 @@
+/* What sq_model and sq_session are made of; only src/squint*.c see this. */
+#ifndef SQ_IMPL_H
+#define SQ_IMPL_H
+
+#include "core/log.h"
+#include "kernels/backend.h"
+#include "llm/sampler.h"
+#include "models/model.h"
+#include "prune/prune.h"
+#include "squint.h"
+
+struct sq_model {
+    model m;
+    sq_backend *be;
+    sq_log log;
+    sq_notice_fn notice;
+    void *notice_user;
+    sq_error err;
+    bool told_one_view; /* the AnyRes notice is given once */
+};
+
+/* One encoded picture: what the decoder gets to see of it. */
+typedef struct session_image {
+    sq_tensor embeds; /* [n_keep, dim] in backend memory, arena `kept` */
+    int n_in, grid;
+    int32_t *index; /* [n_keep] raster order of the plan */
+} session_image;
+
+/* Rows of the context whose ids are known: a rewind keeps the KV entries that still match. */
+typedef struct session_prefix {
+    int32_t *ids; /* with PROMPT_IMAGE; up to and including the last picture */
+    int n_ids, n_rows;
+} session_prefix;
+
+struct sq_session {
+    sq_model *m;
+    sq_session_options opt;
+    const prune_policy *policy;
+    prune_keep keep;
+    prune_options prune_opt;
+    sampler sampler;
+    kv_cache kv;
+    arena dev, kept, host; /* step; pictures; host scratch */
+    char *answer_text;     /* of the last answer */
+    session_image image[SQ_MAX_IMAGES];
+    int n_image, n_turn, n_ctx;
+    session_prefix prefix;
+    int32_t pending; /* sampled but not yet in the KV cache; -1: none */
+    sq_report report; /* picture times gather here until the first answer */
+    sq_error err;
+};
+
+/* Picture to kept embeddings: decode -> preprocess -> vit -> prune -> project. */
+int session_encode(sq_session *s, const char *path);
+
+/* Question to answer: prompt -> splice -> prefill -> decode loop. */
+int session_answer(sq_session *s, const char *question, const sq_ask_options *opt, sq_report *r);
+
+#endif

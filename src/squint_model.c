@@ -1,0 +1,386 @@
+/* Models and what can be asked of them apart from a conversation: information, conversion,
+ * tokens, pixels, stage timing. */
+#include "core/clock.h"
+#include "squint_impl.h"
+#include "vision/image.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void forward_notice(void *user, sq_log_level level, const char *line)
+{
+    const sq_model *m = user;
+    if (m->notice) m->notice(m->notice_user, level == SQ_LOG_WARN, line);
+}
+
+static int parse_compute(const char *text, sq_compute *out, sq_error *err)
+{
+    static const char *const name[] = {"auto", "f32", "bf16"};
+    static const sq_compute value[] = {SQ_COMPUTE_AUTO, SQ_COMPUTE_F32, SQ_COMPUTE_BF16};
+    *out = SQ_COMPUTE_AUTO;
+    for (int i = 0; text && i < 3; i++)
+        if (strcmp(text, name[i]) == 0) {
+            *out = value[i];
+            return SQ_OK;
+        }
+    if (!text) return SQ_OK;
+    return error_set(err, SQ_E_ARG, "compute: expected auto, f32 or bf16, found \"%s\"", text);
+}
+
+static int parse_fit(const char *text, fit_mode *out, sq_error *err)
+{
+    *out = FIT_AUTO;
+    if (!text || strcmp(text, "auto") == 0) return SQ_OK;
+    *out = strcmp(text, "pad") == 0 ? FIT_PAD : FIT_CROP;
+    if (*out == FIT_PAD || strcmp(text, "crop") == 0) return SQ_OK;
+    return error_set(err, SQ_E_ARG, "fit: expected auto, crop or pad, found \"%s\"", text);
+}
+
+static int open_backend(sq_model *m, const sq_model_options *o)
+{
+    backend_options b = {.name = o->backend, .n_threads = o->n_threads};
+    TRY(parse_compute(o->compute, &b.compute, &m->err));
+    if (o->n_threads < 0)
+        return error_set(&m->err, SQ_E_ARG, "threads: expected 0 or more, found %d", o->n_threads);
+    if (o->cpu && cpu_mask_parse(o->cpu, &b.cpu_mask))
+        return error_set(&m->err, SQ_E_ARG, "cpu: unknown instruction set \"%s\"", o->cpu);
+    return backend_open(&m->be, &b, &m->err);
+}
+
+int sq_model_open(sq_model **out, const char *path, const sq_model_options *opt)
+{
+    static const sq_model_options plain;
+    sq_model *m = *out = calloc(1, sizeof *m);
+    if (!m) return SQ_E_NOMEM;
+    if (!opt) opt = &plain;
+    m->notice = opt->notice;
+    m->notice_user = opt->notice_user;
+    m->log = (sq_log){forward_notice, m};
+    model_options mo = {.mmproj = opt->mmproj,
+                        .template_name = opt->template_name,
+                        .text_only = opt->text_only};
+    TRY(parse_fit(opt->fit, &mo.fit, &m->err));
+    TRY(open_backend(m, opt));
+    return model_open(&m->m, path, &mo, &m->log, &m->err);
+}
+
+void sq_model_close(sq_model **out)
+{
+    sq_model *m = *out;
+    if (!m) return;
+    backend_close(&m->be); /* before the weights: it caches copies of them */
+    model_close(&m->m);
+    free(m);
+    *out = NULL;
+}
+
+const char *sq_model_error(const sq_model *m)
+{
+    return m ? m->err.text : "out of memory";
+}
+
+/* Calls after a failed open fail the same way; otherwise each call starts with a clean record. */
+static int model_begin(sq_model *m)
+{
+    if (!m) return SQ_E_ARG;
+    if (!m->be || !m->m.dec.layer) return m->err.code ? m->err.code : SQ_E_ARG;
+    error_clear(&m->err);
+    error_clear(&m->be->err);
+    return SQ_OK;
+}
+
+/* ---- information ---- */
+
+static const char *missing_of(const model *m)
+{
+    if (!m->vit.layer) return "vision: this is a text model";
+    if (m->vit.cfg.n_loaded < m->vit.cfg.n_layer)
+        return "globalcom2: the file leaves out the vision tower's last layer";
+    return "";
+}
+
+int sq_model_get_info(const sq_model *sm, sq_model_info *info)
+{
+    if (!sm || !sm->m.dec.layer) return SQ_E_ARG;
+    const model *m = &sm->m;
+    const vit_config *v = &m->vit.cfg;
+    const decoder_config *d = &m->dec.cfg;
+    size_t kv_row = (size_t)d->n_head_kv * (size_t)d->head_dim * sizeof(float);
+    int grid = v->patch_size ? v->image_size / v->patch_size : 0;
+    *info = (sq_model_info){
+        .arch = m->arch,
+        .path = m->path,
+        .template_name = m->tmpl->name,
+        .tokenizer = tokenizer_get_vocab(m->tok)->kind == TOKENIZER_SPM ? "SentencePiece BPE"
+                                                                        : "byte-level BPE",
+        .backend = sm->be->describe,
+        .fit = m->pre.fit == FIT_PAD ? "pad" : "crop",
+        .vit_layers = v->n_layer,
+        .vit_layers_loaded = v->n_loaded,
+        .vit_dim = v->dim,
+        .vit_heads = v->n_head,
+        .image_size = v->image_size,
+        .patch_size = v->patch_size,
+        .n_patch = grid * grid,
+        .feature_layer = v->n_feature ? v->feature[v->n_feature - 1] : 0,
+        .dec_layers = d->n_layer,
+        .dec_dim = d->dim,
+        .dec_heads = d->n_head,
+        .dec_heads_kv = d->n_head_kv,
+        .n_vocab = d->n_vocab,
+        .n_ctx = d->n_ctx,
+        .kv_bytes_per_token = (size_t)d->n_layer * 2 * kv_row,
+        .n_tensor = m->weights.n,
+        .missing = missing_of(m),
+        .tiled = m->tiled,
+    };
+    for (int i = 0; i < m->weights.n; i++) {
+        const weight_entry *e = &m->weights.entry[i];
+        if (!e->bound) {
+            info->n_unused++;
+            continue;
+        }
+        info->n_param += tensor_count(&e->t);
+        info->weight_bytes += tensor_bytes(&e->t);
+    }
+    return SQ_OK;
+}
+
+int sq_model_get_tensor(const sq_model *m, int i, sq_tensor_info *info)
+{
+    if (!m || i < 0 || i >= m->m.weights.n) return SQ_E_ARG;
+    const weight_entry *e = &m->m.weights.entry[i];
+    *info = (sq_tensor_info){.name = e->name,
+                             .type = e->type_text,
+                             .rank = e->t.rank,
+                             .bytes = tensor_bytes(&e->t),
+                             .used = e->bound};
+    memcpy(info->shape, e->t.shape, sizeof info->shape);
+    return SQ_OK;
+}
+
+int sq_method_get(int i, sq_method *out)
+{
+    int n = 0;
+    while (prune_policies[n].name)
+        n++;
+    if (i < 0 || i >= n) return SQ_E_ARG;
+    const prune_policy *p = &prune_policies[i];
+    *out = (sq_method){p->name, p->paper, p->summary, p->options};
+    return SQ_OK;
+}
+
+int sq_backend_get(int i, sq_backend_info *out)
+{
+    int n = 0;
+    while (backend_rows[n].name)
+        n++;
+    if (i < 0 || i >= n) return SQ_E_ARG;
+    sq_error err = {0};
+    backend_options o = {.name = backend_rows[i].name};
+    sq_backend *be = NULL;
+    out->name = backend_rows[i].name;
+    if (backend_open(&be, &o, &err) == SQ_OK)
+        snprintf(out->state, sizeof out->state, "ok: %s", be->describe);
+    else
+        snprintf(out->state, sizeof out->state, "%.150s", err.text);
+    backend_close(&be);
+    return SQ_OK;
+}
+
+/* ---- conversion and tokens ---- */
+
+int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type)
+{
+    TRY(model_begin(m));
+    static const sq_dtype types[] = {SQ_DTYPE_Q8_0, SQ_DTYPE_F16, SQ_DTYPE_BF16};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(type, dtype_name(types[i])) == 0)
+            return model_convert(&m->m, dir, name, types[i], &m->log, &m->err);
+    return error_set(&m->err, SQ_E_ARG, "type: expected q8_0, f16 or bf16, found \"%s\"", type);
+}
+
+int sq_model_tokenize(sq_model *m, const char *text, size_t size, int32_t **ids, int *n)
+{
+    TRY(model_begin(m));
+    return tokenizer_encode(m->m.tok, text, size, 0, ids, n, &m->err);
+}
+
+int sq_model_detokenize(sq_model *m, const int32_t *ids, int n, char **text)
+{
+    TRY(model_begin(m));
+    size_t size;
+    for (int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= tokenizer_get_vocab(m->m.tok)->n_token)
+            return error_set(&m->err, SQ_E_ARG, "token id %d is not in the vocabulary", ids[i]);
+    return tokenizer_decode(m->m.tok, ids, n, text, &size, &m->err);
+}
+
+/* ---- pictures ---- */
+
+static image_options image_options_of(const sq_image_options *o)
+{
+    if (!o) return (image_options){0};
+    return (image_options){o->max_pixels, o->ignore_exif, o->allow_truncated};
+}
+
+static void copy_text(char *out, size_t size, const sq_error *err)
+{
+    if (out && size) snprintf(out, size, "%s", err->text);
+}
+
+int sq_image_decode(const char *path, const sq_image_options *opt, int *width, int *height,
+                    uint8_t **rgb, char *text, size_t text_size)
+{
+    sq_error err = {0};
+    sq_image im = {0};
+    image_options o = image_options_of(opt);
+    int rc = image_load(&im, path, &o, &err);
+    *width = im.width;
+    *height = im.height;
+    *rgb = im.rgb; /* malloc'ed by image_load; the caller's now */
+    copy_text(text, text_size, &err);
+    return rc;
+}
+
+int sq_image_write(const char *path, int width, int height, const uint8_t *rgb, char *text,
+                   size_t text_size)
+{
+    sq_error err = {0};
+    sq_image im = {width, height, (uint8_t *)(size_t)rgb};
+    int rc = image_save(&im, path, &err);
+    copy_text(text, text_size, &err);
+    return rc;
+}
+
+int sq_model_view(sq_model *m, const char *path, const sq_image_options *opt, int *n_view,
+                  int *side, float **pixels, uint8_t **rgb)
+{
+    TRY(model_begin(m));
+    const preprocess_config *pre = &m->m.pre;
+    if (!m->m.vit.layer)
+        return error_set(&m->err, SQ_E_UNSUPPORTED, "%s: this is a text model without vision",
+                         m->m.path);
+    sq_image im = {0}, view = {0};
+    image_options o = image_options_of(opt);
+    TRY(image_load(&im, path, &o, &m->err));
+    *n_view = 1;
+    *side = pre->side;
+    *pixels = malloc((size_t)3 * pre->side * pre->side * sizeof **pixels);
+    int rc = *pixels ? preprocess_view(*pixels, &im, pre, &m->err)
+                     : error_set(&m->err, SQ_E_NOMEM, "%s: out of memory", path);
+    if (!rc && rgb) rc = preprocess_fit(&view, &im, pre, &m->err);
+    image_close(&im);
+    if (rc) {
+        free(*pixels);
+        *pixels = NULL;
+        image_close(&view);
+        return rc;
+    }
+    if (rgb) *rgb = view.rgb;
+    return SQ_OK;
+}
+
+/* ---- stage timing ---- */
+
+/* Values without structure, so that nothing is sparse or cached: a fixed linear generator. */
+static void fill_noise(float *x, size_t n)
+{
+    uint32_t state = 1;
+    for (size_t i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(state >> 8) * 0x1p-23f - 1.0f;
+    }
+}
+
+typedef struct stage_bench {
+    sq_model *m;
+    arena dev, host;
+    kv_cache kv;
+    float *noise, *logits;
+    int32_t *pos;
+    int n;
+} stage_bench;
+
+static int bench_vision(stage_bench *b)
+{
+    vit_output out;
+    return vit_forward(b->m->be, &b->m->m.vit, b->noise, NULL, &out, &b->dev, &b->host, NULL, NULL,
+                       &b->m->err);
+}
+
+static int bench_project(stage_bench *b)
+{
+    const projector_model *p = &b->m->m.proj;
+    sq_tensor x = tensor_2d(b->noise, SQ_DTYPE_F32, b->n, p->in_dim);
+    sq_tensor y = tensor_2d(arena_alloc(&b->dev, (size_t)b->n * (size_t)p->out_dim * sizeof(float)),
+                            SQ_DTYPE_F32, b->n, p->out_dim);
+    if (!y.data) return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
+    return projector_forward(b->m->be, p, &y, &x, &b->dev, &b->m->err);
+}
+
+static int bench_rows(stage_bench *b, int n, int from)
+{
+    const decoder_model *d = &b->m->m.dec;
+    size_t bytes = (size_t)n * (size_t)d->cfg.dim * sizeof(float);
+    sq_tensor x = tensor_2d(arena_alloc(&b->dev, bytes), SQ_DTYPE_F32, n, d->cfg.dim);
+    if (!x.data) return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
+    b->m->be->write(b->m->be, x.data, b->noise, bytes);
+    kv_cache_truncate(&b->kv, from);
+    return decoder_forward(b->m->be, d, &b->kv, &x, b->pos + from, b->logits, NULL, &b->dev,
+                           &b->m->err);
+}
+
+static int bench_setup(stage_bench *b, const char *stage, int (**run)(stage_bench *))
+{
+    const model *m = &b->m->m;
+    const decoder_config *d = &m->dec.cfg;
+    bool vision = strcmp(stage, "vision") == 0, project = strcmp(stage, "project") == 0;
+    bool decoder = strcmp(stage, "prefill") == 0 || strcmp(stage, "decode") == 0;
+    if (!vision && !project && !decoder)
+        return error_set(&b->m->err, SQ_E_ARG, "unknown stage \"%s\"", stage);
+    if ((vision || project) && !m->vit.layer)
+        return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no vision tower to time", m->path);
+    if (b->n < 1 || (decoder && b->n >= d->n_ctx))
+        return error_set(&b->m->err, SQ_E_ARG, "rows: expected 1..%d, found %d", d->n_ctx - 1,
+                         b->n);
+    size_t side = (size_t)m->pre.side, width = (size_t)(project ? m->proj.in_dim : d->dim);
+    size_t n = vision ? 3 * side * side : (size_t)b->n * width;
+    b->noise = arena_alloc(&b->host, n * sizeof *b->noise);
+    b->logits = arena_alloc(&b->host, (size_t)d->n_vocab * sizeof *b->logits);
+    b->pos = arena_alloc(&b->host, ((size_t)b->n + 1) * sizeof *b->pos);
+    if (!b->noise || !b->logits || !b->pos)
+        return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
+    fill_noise(b->noise, n);
+    for (int i = 0; i <= b->n; i++)
+        b->pos[i] = i;
+    *run = vision ? bench_vision : bench_project;
+    if (!decoder) return SQ_OK;
+    *run = NULL;
+    return kv_cache_open(&b->kv, b->m->be, d->n_layer, b->n + 1, d->n_head_kv * d->head_dim,
+                         SQ_DTYPE_F32, &b->m->err);
+}
+
+int sq_bench_stage(sq_model *m, const char *stage, int n_rows, int repeat, double *ms)
+{
+    TRY(model_begin(m));
+    stage_bench b = {.m = m, .n = n_rows};
+    bool decode = strcmp(stage, "decode") == 0;
+    int (*run)(stage_bench *);
+    b.dev.source = &m->be->memory;
+    int rc = bench_setup(&b, stage, &run);
+    arena_mark dev = arena_get_mark(&b.dev), host = arena_get_mark(&b.host);
+    if (!rc && decode) rc = bench_rows(&b, n_rows, 0);
+    for (int i = -1; !rc && i < repeat; i++) { /* one run to warm up */
+        arena_rewind(&b.dev, dev);
+        arena_rewind(&b.host, host);
+        double start = clock_ms();
+        rc = run ? run(&b) : bench_rows(&b, decode ? 1 : n_rows, decode ? n_rows : 0);
+        if (i >= 0) ms[i] = clock_ms() - start;
+    }
+    if (b.kv.be) kv_cache_close(&b.kv);
+    arena_close(&b.dev);
+    arena_close(&b.host);
+    return rc;
+}
