@@ -29,15 +29,30 @@ int preprocess_view(float *out, const sq_image *im, const preprocess_config *cfg
 int preprocess_fit(sq_image *view, const sq_image *im, const preprocess_config *cfg,
                    sq_error *err);
 
-/* Where view pixel (x, y) lies in the source picture: src = x * scale + dx (for overlays). */
+/* Where view position (x, y) lies in the source picture: src = x * scale + dx (for overlays).
+ * Positions are continuous: pixel i covers [i, i + 1). */
 typedef struct view_map {
     double scale, dx, dy;
 } view_map;
 view_map preprocess_view_map(const sq_image *im, const preprocess_config *cfg);
 
 /* out[out_h,out_w,3] = Pillow's antialiased resize (Image.resize), bit for bit: 22-bit fixed-point
- * weights, horizontal pass first. dst is allocated here. */
+ * weights, horizontal pass first. dst is allocated here. SQ_E_LIMIT for a side over 2^24. */
 int resample_rgb(sq_image *dst, const sq_image *src, int out_w, int out_h, resample_filter filter,
                  sq_error *err);
+
+/* The same for a picture pasted on a larger canvas of one colour, computing only a window of the
+ * result: neither the canvas nor the rest of the result is ever in memory. */
+typedef struct resample_plan {
+    int canvas_w, canvas_h, pic_x, pic_y; /* the picture lies wholly on the canvas */
+    uint8_t fill[3];
+    int64_t out_w, out_h;             /* size of the whole result */
+    int64_t win_x, win_y;             /* the window lies inside the whole result */
+    int win_w, win_h;
+} resample_plan;
+
+/* dst[win_h,win_w,3]; allocated here. */
+int resample_window(sq_image *dst, const sq_image *src, const resample_plan *plan,
+                    resample_filter filter, sq_error *err);
 
 #endif
