@@ -24,7 +24,8 @@ enum {
     SQ_CPU_AVX512_BF16 = 1 << 3,
     SQ_CPU_AMX_BF16 = 1 << 4,
     SQ_CPU_NEON = 1 << 5,
-    SQ_CPU_ONEDNN = 1 << 6 /* matrix products through oneDNN, when built in */
+    SQ_CPU_ONEDNN = 1 << 6, /* matrix products through oneDNN, when built in */
+    SQ_CPU_NOTHING = 1 << 7 /* a mask of its own: plain C only */
 };
 
 typedef struct backend_options {

@@ -1,0 +1,123 @@
+/* Reference attention: plain loops, sums in double, one query at a time. */
+#include "core/error.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/ref/ref.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static float kv_at(const sq_tensor *t, int64_t i)
+{
+    return t->dtype == SQ_DTYPE_F16 ? f16_to_f32(((const uint16_t *)t->data)[i])
+                                    : ((const float *)t->data)[i];
+}
+
+/* Keys [*lo, *hi) that query i may see. */
+static void visible(const attn_desc *d, int i, int *lo, int *hi)
+{
+    *lo = 0;
+    *hi = d->n_kv;
+    if (!d->causal) return;
+    *hi = d->q_pos0 + i + 1 < d->n_kv ? d->q_pos0 + i + 1 : d->n_kv;
+    if (d->window > 0 && *hi > d->window) *lo = *hi - d->window;
+}
+
+/* logit[lo..hi) = scale * q_i k_j for one head; keys outside get -inf. */
+static void logits_of(double *logit, const sq_tensor *q, const sq_tensor *k, int i, int h,
+                      const attn_desc *d)
+{
+    int lo, hi, hk = h / (d->n_head / d->n_head_kv);
+    const float *qi = (const float *)q->data + ((int64_t)i * d->n_head + h) * d->head_dim;
+    visible(d, i, &lo, &hi);
+    for (int j = 0; j < d->n_kv; j++) {
+        int64_t kj = ((int64_t)j * d->n_head_kv + hk) * d->head_dim;
+        double sum = 0;
+        for (int c = 0; c < d->head_dim; c++)
+            sum += (double)qi[c] * (double)kv_at(k, kj + c);
+        logit[j] = j >= lo && j < hi ? sum * (double)d->scale : -INFINITY;
+    }
+}
+
+static void softmax(double *p, int n)
+{
+    double max = -INFINITY, sum = 0;
+    for (int j = 0; j < n; j++)
+        max = p[j] > max ? p[j] : max;
+    for (int j = 0; j < n; j++)
+        sum += p[j] = exp(p[j] - max);
+    for (int j = 0; j < n; j++)
+        p[j] /= sum;
+}
+
+void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+              const sq_tensor *v, const attn_desc *d)
+{
+    double *p = malloc((size_t)d->n_kv * sizeof *p);
+    if (!p) {
+        error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
+        return;
+    }
+    for (int i = 0; i < d->n_q; i++)
+        for (int h = 0; h < d->n_head; h++) {
+            int hk = h / (d->n_head / d->n_head_kv);
+            float *o = (float *)out->data + ((int64_t)i * d->n_head + h) * d->head_dim;
+            logits_of(p, q, k, i, h, d);
+            softmax(p, d->n_kv);
+            for (int c = 0; c < d->head_dim; c++) {
+                const int64_t stride = (int64_t)d->n_head_kv * d->head_dim;
+                double sum = 0;
+                for (int j = 0; j < d->n_kv; j++)
+                    if (p[j] != 0) sum += p[j] * (double)kv_at(v, j * stride + hk * d->head_dim + c);
+                o[c] = (float)sum;
+            }
+        }
+    free(p);
+}
+
+void attn_rows_ref(sq_backend *be, sq_tensor *score, const sq_tensor *q, const sq_tensor *k,
+                   const int32_t *row, int n_row, bool logits, const attn_desc *d)
+{
+    double *p = malloc((size_t)d->n_kv * sizeof *p);
+    if (!p) {
+        error_set(&be->err, SQ_E_NOMEM, "attn_rows: out of memory");
+        return;
+    }
+    for (int r = 0; r < n_row; r++)
+        for (int h = 0; h < d->n_head; h++) {
+            float *s = (float *)score->data + ((int64_t)r * d->n_head + h) * d->n_kv;
+            logits_of(p, q, k, row[r], h, d);
+            if (!logits) softmax(p, d->n_kv);
+            for (int j = 0; j < d->n_kv; j++)
+                s[j] = (float)p[j];
+        }
+    free(p);
+}
+
+void attn_means_ref(sq_backend *be, sq_tensor *received, sq_tensor *given, const sq_tensor *q,
+                    const sq_tensor *k, int first, bool logits, const attn_desc *d)
+{
+    int n = d->n_kv, m = n - first;
+    double *p = malloc((size_t)n * sizeof *p), *col = calloc((size_t)n, sizeof *col);
+    if (!p || !col) {
+        free(p);
+        free(col);
+        error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
+        return;
+    }
+    for (int i = first; i < n; i++) {
+        double row = 0;
+        for (int h = 0; h < d->n_head; h++) {
+            logits_of(p, q, k, i, h, d);
+            if (!logits) softmax(p, n);
+            for (int j = first; j < n; j++) {
+                col[j] += p[j];
+                row += p[j];
+            }
+        }
+        ((float *)given->data)[i - first] = (float)(row / d->n_head / m);
+    }
+    for (int j = first; j < n; j++)
+        ((float *)received->data)[j - first] = (float)(col[j] / d->n_head / m);
+    free(p);
+    free(col);
+}
