@@ -1,0 +1,12 @@
+#define GEMM_MR 6
+#include "kernels/cpu/x86/gemm_body.h"
+
+const linear_kernels linear_kernels_avx2 = {
+    .mr = GEMM_MR,
+    .nr = GEMM_NR,
+    .rows = gemv_avx2,
+    .pack_x = gemm_pack_x,
+    .pack_w = gemm_pack_w,
+    .block = gemm_block_run,
+    .to_f32 = gemm_to_f32,
+};

@@ -1,0 +1,118 @@
+/* Row kernels: a few weight rows against up to four rows of x, both read along the inner
+ * dimension as they are stored; weights become f32 in registers. */
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/x86/linear_vec.h"
+
+enum { GEMV_X = 4 }; /* rows of x that share one pass over the weights */
+
+/* sum[r][i] = weight row r . x row i, over all of in. */
+LV_INLINE void gemv_dot(lv s[4][GEMV_X], const linear_job *j, sq_dtype t, int nr, int nx,
+                        const unsigned char *w, const float *x)
+{
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < nx; i++)
+            s[r][i] = lv_zero();
+    int64_t k = 0;
+    if (t == SQ_DTYPE_Q8_0) {
+        for (; k < j->in; k += Q8_0_BLOCK, w += sizeof(block_q8_0)) {
+#pragma GCC unroll 4
+            for (int r = 0; r < nr; r++) {
+                const unsigned char *block = w + (size_t)r * j->row_bytes;
+                lv d = lv_set1(lv_scale(block)), part[GEMV_X];
+#pragma GCC unroll 4
+                for (int v = 0; v < Q8_0_BLOCK; v += LV) {
+                    lv q = lv_load(block + 2 + v, t);
+#pragma GCC unroll 4
+                    for (int i = 0; i < nx; i++) {
+                        lv xv = lv_loadf(x + i * j->in + k + v);
+                        part[i] = v ? lv_fma(q, xv, part[i]) : lv_mul(q, xv);
+                    }
+                }
+#pragma GCC unroll 4
+                for (int i = 0; i < nx; i++)
+                    s[r][i] = lv_fma(d, part[i], s[r][i]);
+            }
+        }
+        return;
+    }
+    for (; k + LV <= j->in; k += LV) {
+        lv xv[GEMV_X];
+#pragma GCC unroll 4
+        for (int i = 0; i < nx; i++)
+            xv[i] = lv_loadf(x + i * j->in + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < nr; r++) {
+            lv wv = lv_load(w + (size_t)r * j->row_bytes + lv_bytes(t, k), t);
+#pragma GCC unroll 4
+            for (int i = 0; i < nx; i++)
+                s[r][i] = lv_fma(wv, xv[i], s[r][i]);
+        }
+    }
+}
+
+LV_INLINE float gemv_tail(const linear_job *j, sq_dtype t, const unsigned char *w, const float *x)
+{
+    float sum = 0;
+    for (int64_t k = j->in / LV * LV; t != SQ_DTYPE_Q8_0 && k < j->in; k++)
+        sum += lv_scalar(w + lv_bytes(t, k), t) * x[k];
+    return sum;
+}
+
+/* nr output columns from c of the nx rows from `row`. */
+LV_INLINE void gemv_tile(const linear_job *j, sq_dtype t, int nr, int nx, int64_t c, int64_t row)
+{
+    lv s[4][GEMV_X];
+    const unsigned char *w = j->w + (size_t)c * j->row_bytes;
+    const float *x = j->x + row * j->in;
+    gemv_dot(s, j, t, nr, nx, w, x);
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < nx; i++) {
+            float sum = lv_sum(s[r][i]);
+            sum += gemv_tail(j, t, w + (size_t)r * j->row_bytes, x + i * j->in);
+            if (j->b) sum += j->b[c + r];
+            float *y = j->y + (row + i) * j->out + c + r;
+            *y = j->add ? *y + sum : sum;
+        }
+}
+
+LV_INLINE void gemv_tile_any(const linear_job *j, sq_dtype t, int nr, int nx, int64_t c,
+                             int64_t row)
+{
+    switch (nx) {
+    case 1: gemv_tile(j, t, nr, 1, c, row); break;
+    case 2: gemv_tile(j, t, nr, 2, c, row); break;
+    case 3: gemv_tile(j, t, nr, 3, c, row); break;
+    default: gemv_tile(j, t, nr, 4, c, row); break;
+    }
+}
+
+LV_INLINE void gemv_type(const linear_job *j, sq_dtype t, int64_t first, int64_t last)
+{
+    int64_t c = first;
+    /* Rows of x in groups of nearly equal size; the weights stay in cache from group to group. */
+    int64_t groups = (j->n + GEMV_X - 1) / GEMV_X;
+    for (; c + 4 <= last; c += 4)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t row = g * j->n / groups, end = (g + 1) * j->n / groups;
+            gemv_tile_any(j, t, 4, (int)(end - row), c, row);
+        }
+    for (; c < last; c++)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t row = g * j->n / groups, end = (g + 1) * j->n / groups;
+            gemv_tile_any(j, t, 1, (int)(end - row), c, row);
+        }
+}
+
+static void gemv_rows(const linear_job *j, int64_t first, int64_t last)
+{
+    switch (j->w_type) {
+    case SQ_DTYPE_F16: gemv_type(j, SQ_DTYPE_F16, first, last); break;
+    case SQ_DTYPE_BF16: gemv_type(j, SQ_DTYPE_BF16, first, last); break;
+    case SQ_DTYPE_Q8_0: gemv_type(j, SQ_DTYPE_Q8_0, first, last); break;
+    default: gemv_type(j, SQ_DTYPE_F32, first, last); break;
+    }
+}
