@@ -36,7 +36,8 @@ typedef struct prune_options {
 } prune_options;
 prune_options prune_options_default(void); /* seed 0, start -1, sum, rank, softmax */
 
-/* Sets one option from text, e.g. "start-layer", "16"; SQ_E_ARG names what was expected. */
+/* Sets one option from text, e.g. "start-layer", "16"; SQ_E_ARG names what was expected. Keys: seed,
+ * start-layer, ensemble (sum min max), strategy (rank row) and scores (softmax logits) of fopru. */
 int prune_option_set(prune_options *o, const char *key, const char *value, sq_error *err);
 
 /* Shape of the tower, for needs(). */
@@ -106,21 +107,28 @@ const prune_policy *prune_find(const char *name);
 /* Runs needs() with everything else zero. */
 prune_needs prune_needs_of(const prune_policy *p, const prune_tower *t, const prune_options *o);
 
-/* The whole step: prepares an empty plan for the input's tokens, runs the policy, checks the plan
- * (indices in range, at least one row). SQ_E_FORMAT when a score is NaN or infinite. */
+/* The whole step: prepares an empty plan for the input's tokens in plan->mem (the scratch arena when
+ * that is NULL), runs the policy, checks the plan (indices in range, at least one row).
+ * SQ_E_FORMAT when a score is NaN or infinite, SQ_E_ARG when an option does not fit the tower. */
 int prune_run(const prune_policy *p, const prune_input *in, prune_plan *plan, sq_error *err);
 
 /* The one place where a budget becomes a count: clamped to [1, n_tok]; n_tok when keep is zero.
  * NEAREST rounds half up (10% of 576 -> 58), FLOOR down. */
 int prune_n_keep(prune_keep keep, int n_tok, prune_rounding r);
 
-/* "144" or "25%" -> keep; SQ_E_ARG with the text in the message. */
+/* "144" or "12.5%" -> keep; SQ_E_ARG with the text in the message ("0", "101%", "-3", ...). */
 int prune_keep_parse(const char *text, prune_keep *keep, sq_error *err);
 
 int plan_init(prune_plan *p, int n_in, arena *mem);
 int plan_add_token(prune_plan *p, int index);                           /* one entry of weight 1 */
 int plan_add_merge(prune_plan *p, const int *index, const float *weight, int n);
 sparse_rows plan_rows(const prune_plan *p);
+
+/* SQ_E_FORMAT unless all are finite. */
+int score_check(const float *score, int n, sq_error *err);
+
+/* out[n_tok] = mean over heads of row[n_head,n_tok], summed in double; checked as above. */
+int score_head_mean(float *out, const float *row, int n_head, int n_tok, sq_error *err);
 
 /* pick.c: the n_keep largest scores in token order, ties to the lower index. pick must hold
  * n_keep ints. SQ_E_FORMAT when a score is not finite. */
