@@ -59,7 +59,8 @@ int xmp_find_orientation(const uint8_t *text, size_t size)
         if (memcmp(p, key, len) != 0) continue;
         p += len;
         const uint8_t *digit = p[0] == '>' ? p + 1 : p[0] == '=' && p[1] == '"' ? p + 2 : NULL;
-        if (digit && *digit >= '0' && *digit <= '9') return *digit >= '1' && *digit <= '8' ? *digit - '0' : 0;
+        if (!digit || *digit < '0' || *digit > '9') continue;
+        return *digit >= '1' && *digit <= '8' ? *digit - '0' : 0;
     }
     return 0;
 }

@@ -11,7 +11,7 @@ typedef struct png_job {
     png_infop info;
     const uint8_t *data;
     size_t size, at;
-    bool cut, idat_crc_bad, pixels_started;
+    bool cut, idat_crc_bad, pixels_started, allow_truncated;
     char message[160];
     sq_image *im;
 } png_job;
@@ -81,6 +81,8 @@ static bool job_run(png_job *job)
      * complete and match its own checksum. */
     png_set_crc_action(codec, PNG_CRC_WARN_USE, PNG_CRC_WARN_DISCARD);
     png_set_benign_errors(codec, !job->idat_crc_bad);
+    /* In small pieces, so that a cut-off file gives nearly all of the rows that it has. */
+    if (job->allow_truncated) png_set_compression_buffer_size(codec, 64);
     png_read_info(codec, job->info);
     job_transforms(job);
     int passes = png_set_interlace_handling(codec);
@@ -101,13 +103,14 @@ int image_decode_png(sq_image *im, const void *data, size_t size, const char *na
     png_header h;
     TRY(png_read_chunks(&h, data, size, name, opt, err));
     png_job job = {.data = data, .size = size, .idat_crc_bad = h.idat_crc_bad, .im = im};
+    job.allow_truncated = opt && opt->allow_truncated;
     TRY(image_alloc(im, (int)h.width, (int)h.height, err));
     job.codec = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, job_error, job_warning);
     if (job.codec) job.info = png_create_info_struct(job.codec);
     bool done = job.info && job_run(&job);
     bool memory = job.info != NULL;
     png_destroy_read_struct(&job.codec, &job.info, NULL);
-    if (!done && job.cut && job.pixels_started && opt && opt->allow_truncated) done = true;
+    if (job.cut && job.pixels_started && job.allow_truncated) done = true;
     *orientation = h.orientation;
     if (done) return SQ_OK;
     image_close(im);
