@@ -1,4 +1,4 @@
-/* Next-token choice: greedy, or temperature with top-k and top-p. */
+/* Next-token choice: greedy, or temperature, then top-k, then top-p, as transformers' warpers do. */
 #ifndef SQ_SAMPLER_H
 #define SQ_SAMPLER_H
 
@@ -9,15 +9,17 @@
 
 typedef struct sampler {
     float temperature; /* 0: greedy, ties to the lower id */
-    int top_k;         /* 0: off */
-    float top_p;       /* 1: off */
+    int top_k;         /* 0: off; logits equal to the k-th largest stay, too */
+    float top_p;       /* 1: off; else the likeliest ids until their share reaches top_p, the one
+                        * that reaches it included; ties to the lower id */
     uint64_t state;    /* random state; sampler_seed sets it */
 } sampler;
 
 void sampler_seed(sampler *s, uint64_t seed);
 
 /* *id from logits[n]; gap (may be NULL) gets the distance of the two largest logits. scratch needs
- * 8 n bytes. SQ_E_FORMAT when the logits hold a NaN. */
+ * 8 n bytes when sampling. SQ_E_FORMAT when a logit is NaN or the largest is not finite (-inf is
+ * an id that is never taken), SQ_E_ARG when a setting is out of range. */
 int sampler_pick(sampler *s, const float *logits, int n, arena *scratch, int32_t *id, float *gap,
                  sq_error *err);
 
