@@ -26,6 +26,12 @@ typedef struct weight_map {
 
 void weight_map_close(weight_map *w);
 
+/* For the container readers: maps a file (name is its stored path) and gives a zeroed entry, or
+ * NULL when memory is out. */
+int weight_map_add_file(weight_map *w, const char *path, const file_map **map, const char **name,
+                        sq_error *err);
+weight_entry *weight_map_new(weight_map *w);
+
 /* Adds one safetensors file's tensors. Header size, JSON, dtype, shape x dtype == byte range,
  * ranges inside the file, no overlap and no duplicate name are all checked. */
 int safetensors_add(weight_map *w, const char *path, sq_error *err);

@@ -367,7 +367,7 @@ int sq_bench_stage(sq_model *m, const char *stage, int n_rows, int repeat, doubl
     TRY(model_begin(m));
     stage_bench b = {.m = m, .n = n_rows};
     bool decode = strcmp(stage, "decode") == 0;
-    int (*run)(stage_bench *);
+    int (*run)(stage_bench *) = NULL;
     b.dev.source = &m->be->memory;
     int rc = bench_setup(&b, stage, &run);
     arena_mark dev = arena_get_mark(&b.dev), host = arena_get_mark(&b.host);

@@ -1,0 +1,176 @@
+/* SentencePiece BPE: characters are joined pair by pair, best first; what is no piece in the end
+ * falls back to bytes. The best pair has the lowest merge rank (tokenizer.json) or the highest
+ * piece score (tokenizer.model, GGUF); ties go to the left. */
+#include "llm/tokenizer_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct symbol {
+    const char *text;
+    size_t size; /* 0: joined into its left neighbour */
+    int prev, next;
+    int32_t id; /* -1: no piece */
+} symbol;
+
+typedef struct pair {
+    int left, right;
+    size_t size; /* of both; a stale pair has another size */
+    double cost; /* lower is better */
+} pair;
+
+typedef struct spm_run {
+    const tokenizer *t;
+    symbol *sym;
+    pair *heap;
+    int n_sym, n_heap;
+} spm_run;
+
+static bool before(const pair *a, const pair *b)
+{
+    return a->cost < b->cost || (a->cost == b->cost && a->left < b->left);
+}
+
+static void heap_push(spm_run *r, pair p)
+{
+    int i = r->n_heap++;
+    while (i > 0 && before(&p, &r->heap[(i - 1) / 2])) {
+        r->heap[i] = r->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    r->heap[i] = p;
+}
+
+static pair heap_pop(spm_run *r)
+{
+    pair top = r->heap[0], last = r->heap[--r->n_heap];
+    int i = 0;
+    for (;;) {
+        int c = 2 * i + 1;
+        if (c >= r->n_heap) break;
+        if (c + 1 < r->n_heap && before(&r->heap[c + 1], &r->heap[c])) c++;
+        if (!before(&r->heap[c], &last)) break;
+        r->heap[i] = r->heap[c];
+        i = c;
+    }
+    r->heap[i] = last;
+    return top;
+}
+
+static void try_pair(spm_run *r, int left, int right)
+{
+    if (left < 0 || right < 0) return;
+    const symbol *a = &r->sym[left], *b = &r->sym[right];
+    pair p = {left, right, a->size + b->size, 0};
+    if (r->t->merges.slot) {
+        const merge_slot *m = merge_find(r->t, a->id, b->id);
+        if (!m) return;
+        p.cost = m->rank;
+    } else {
+        int32_t id = piece_find(r->t, a->text, p.size);
+        if (id < 0) return;
+        p.cost = -(double)r->t->score[id];
+    }
+    heap_push(r, p);
+}
+
+static size_t utf8_size(const char *text, size_t left)
+{
+    unsigned char c = (unsigned char)*text;
+    size_t n = c < 0x80 ? 1 : c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 1;
+    return n < left ? n : left;
+}
+
+static void split_symbols(spm_run *r, const char *text, size_t size)
+{
+    for (size_t at = 0; at < size;) {
+        size_t n = utf8_size(text + at, size - at);
+        int i = r->n_sym++;
+        r->sym[i] = (symbol){text + at, n, i - 1, i + 1, piece_find(r->t, text + at, n)};
+        at += n;
+    }
+    if (r->n_sym) r->sym[r->n_sym - 1].next = -1;
+}
+
+static void join_pairs(spm_run *r)
+{
+    for (int i = 1; i < r->n_sym; i++)
+        try_pair(r, i - 1, i);
+    while (r->n_heap) {
+        pair p = heap_pop(r);
+        symbol *a = &r->sym[p.left], *b = &r->sym[p.right];
+        if (!a->size || !b->size || a->next != p.right || a->size + b->size != p.size) continue;
+        a->size = p.size;
+        a->id = piece_find(r->t, a->text, a->size);
+        a->next = b->next;
+        b->size = 0;
+        if (a->next >= 0) r->sym[a->next].prev = p.left;
+        try_pair(r, a->prev, p.left);
+        try_pair(r, p.left, a->next);
+    }
+}
+
+static void put_symbol(const tokenizer *t, const symbol *s, id_list *out)
+{
+    if (s->id >= 0) {
+        id_list_add(out, s->id);
+        return;
+    }
+    for (size_t i = 0; i < s->size; i++)
+        if (t->byte_id[(unsigned char)s->text[i]] < 0) {
+            if (t->v.unk >= 0 && (!out->n || out->id[out->n - 1] != t->v.unk))
+                id_list_add(out, t->v.unk); /* a run of unknowns is one token */
+            return;
+        }
+    for (size_t i = 0; i < s->size; i++)
+        id_list_add(out, t->byte_id[(unsigned char)s->text[i]]);
+}
+
+/* " " becomes U+2581, one more in front when the model wants it. */
+static char *normalise(const tokenizer *t, const char *text, size_t size, bool first, size_t *n)
+{
+    static const char mark[] = "\xe2\x96\x81";
+    bool lead = t->prefix == SPACE_PREFIX_ALWAYS || (t->prefix == SPACE_PREFIX_FIRST && first);
+    if (size > SIZE_MAX / 4) return NULL;
+    char *out = malloc(size * 3 + 4);
+    if (!out) return NULL;
+    *n = 0;
+    if (lead) {
+        memcpy(out, mark, 3);
+        *n = 3;
+    }
+    for (size_t i = 0; i < size; i++) {
+        if (text[i] != ' ') {
+            out[(*n)++] = text[i];
+            continue;
+        }
+        memcpy(out + *n, mark, 3);
+        *n += 3;
+    }
+    return out;
+}
+
+void spm_encode(const tokenizer *t, const char *text, size_t size, bool first, id_list *out)
+{
+    size_t n = 0;
+    char *norm = normalise(t, text, size, first, &n);
+    if (!norm || n > INT32_MAX / 4) {
+        free(norm);
+        out->failed = true;
+        return;
+    }
+    /* each join makes at most two new pairs */
+    spm_run r = {.t = t, .sym = malloc((n + 1) * sizeof *r.sym),
+                 .heap = malloc((3 * n + 1) * sizeof *r.heap)};
+    if (r.sym && r.heap) {
+        split_symbols(&r, norm, n);
+        join_pairs(&r);
+        for (int i = r.n_sym ? 0 : -1; i >= 0; i = r.sym[i].next)
+            put_symbol(t, &r.sym[i], out);
+    } else {
+        out->failed = true;
+    }
+    free(r.sym);
+    free(r.heap);
+    free(norm);
+}
