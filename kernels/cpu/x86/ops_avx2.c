@@ -1,7 +1,17 @@
-/* Overrides for avx2 land here, slot by slot. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/x86/attn_x86.h"
+#include "kernels/cpu/x86/ops_body.h"
 
 void ops_init_avx2(sq_ops *ops)
 {
-    (void)ops;
+    ops->embed = embed_body;
+    ops->layer_norm = layer_norm_body;
+    ops->rms_norm = rms_norm_body;
+    ops->rope = rope_body;
+    ops->kv_append = kv_append_body;
+    ops->silu_mul = silu_mul_body;
+    ops->activate = activate_body;
+    ops->add = add_body;
+    ops->select_rows = select_rows_body;
+    attn_init_avx2(ops);
 }
