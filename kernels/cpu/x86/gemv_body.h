@@ -3,10 +3,14 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/x86/linear_vec.h"
 
-enum { GEMV_X = 4 }; /* rows of x that share one pass over the weights */
+enum {
+    GEMV_X = 4, /* rows of x that share one pass over the weights */
+    GEMV_W = 4  /* weight rows read side by side; also how far ahead they are prefetched, because
+                 * rows of 2 KiB are too short for the hardware's own prefetch */
+};
 
 /* sum[r][i] = weight row r . x row i, over all of in. */
-LV_INLINE void gemv_dot(lv s[4][GEMV_X], const linear_job *j, sq_dtype t, int nr, int nx,
+LV_INLINE void gemv_dot(lv s[GEMV_W][GEMV_X], const linear_job *j, sq_dtype t, int nr, int nx,
                         const unsigned char *w, const float *x)
 {
 #pragma GCC unroll 4
@@ -21,6 +25,7 @@ LV_INLINE void gemv_dot(lv s[4][GEMV_X], const linear_job *j, sq_dtype t, int nr
             for (int r = 0; r < nr; r++) {
                 const unsigned char *block = w + (size_t)r * j->row_bytes;
                 lv d = lv_set1(lv_scale(block)), part[GEMV_X];
+                _mm_prefetch((const char *)block + GEMV_W * j->row_bytes, _MM_HINT_T0);
 #pragma GCC unroll 4
                 for (int v = 0; v < Q8_0_BLOCK; v += LV) {
                     lv q = lv_load(block + 2 + v, t);
@@ -44,7 +49,9 @@ LV_INLINE void gemv_dot(lv s[4][GEMV_X], const linear_job *j, sq_dtype t, int nr
             xv[i] = lv_loadf(x + i * j->in + k);
 #pragma GCC unroll 4
         for (int r = 0; r < nr; r++) {
-            lv wv = lv_load(w + (size_t)r * j->row_bytes + lv_bytes(t, k), t);
+            const unsigned char *at = w + (size_t)r * j->row_bytes + lv_bytes(t, k);
+            lv wv = lv_load(at, t);
+            _mm_prefetch((const char *)at + GEMV_W * j->row_bytes, _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int i = 0; i < nx; i++)
                 s[r][i] = lv_fma(wv, xv[i], s[r][i]);
@@ -63,7 +70,7 @@ LV_INLINE float gemv_tail(const linear_job *j, sq_dtype t, const unsigned char *
 /* nr output columns from c of the nx rows from `row`. */
 LV_INLINE void gemv_tile(const linear_job *j, sq_dtype t, int nr, int nx, int64_t c, int64_t row)
 {
-    lv s[4][GEMV_X];
+    lv s[GEMV_W][GEMV_X];
     const unsigned char *w = j->w + (size_t)c * j->row_bytes;
     const float *x = j->x + row * j->in;
     gemv_dot(s, j, t, nr, nx, w, x);
@@ -79,32 +86,41 @@ LV_INLINE void gemv_tile(const linear_job *j, sq_dtype t, int nr, int nx, int64_
         }
 }
 
-LV_INLINE void gemv_tile_any(const linear_job *j, sq_dtype t, int nr, int nx, int64_t c,
-                             int64_t row)
+/* nr columns in tiles whose sums fit the registers. */
+LV_INLINE void gemv_tiles(const linear_job *j, sq_dtype t, int nr, int nx, int64_t c, int64_t row)
 {
-    switch (nx) {
-    case 1: gemv_tile(j, t, nr, 1, c, row); break;
-    case 2: gemv_tile(j, t, nr, 2, c, row); break;
-    case 3: gemv_tile(j, t, nr, 3, c, row); break;
-    default: gemv_tile(j, t, nr, 4, c, row); break;
+    int limit = LV == 16 ? 4 : nx == 4 || (nx == 3 && t == SQ_DTYPE_Q8_0) ? 2 : 4;
+    if (nr <= limit) {
+        gemv_tile(j, t, nr, nx, c, row);
+    } else {
+        gemv_tile(j, t, 2, nx, c, row);
+        gemv_tile(j, t, 2, nx, c + 2, row);
+    }
+}
+
+LV_INLINE void gemv_columns(const linear_job *j, sq_dtype t, int nr, int64_t c)
+{
+    /* Rows of x in groups of nearly equal size; the weights stay in cache from group to group. */
+    int64_t groups = (j->n + GEMV_X - 1) / GEMV_X;
+    for (int64_t g = 0, row = 0; g < groups; g++) {
+        int64_t end = (g + 1) * j->n / groups;
+        switch (end - row) {
+        case 1: gemv_tiles(j, t, nr, 1, c, row); break;
+        case 2: gemv_tiles(j, t, nr, 2, c, row); break;
+        case 3: gemv_tiles(j, t, nr, 3, c, row); break;
+        default: gemv_tiles(j, t, nr, 4, c, row); break;
+        }
+        row = end;
     }
 }
 
 LV_INLINE void gemv_type(const linear_job *j, sq_dtype t, int64_t first, int64_t last)
 {
     int64_t c = first;
-    /* Rows of x in groups of nearly equal size; the weights stay in cache from group to group. */
-    int64_t groups = (j->n + GEMV_X - 1) / GEMV_X;
-    for (; c + 4 <= last; c += 4)
-        for (int64_t g = 0; g < groups; g++) {
-            int64_t row = g * j->n / groups, end = (g + 1) * j->n / groups;
-            gemv_tile_any(j, t, 4, (int)(end - row), c, row);
-        }
+    for (; c + GEMV_W <= last; c += GEMV_W)
+        gemv_columns(j, t, GEMV_W, c);
     for (; c < last; c++)
-        for (int64_t g = 0; g < groups; g++) {
-            int64_t row = g * j->n / groups, end = (g + 1) * j->n / groups;
-            gemv_tile_any(j, t, 1, (int)(end - row), c, row);
-        }
+        gemv_columns(j, t, 1, c);
 }
 
 static void gemv_rows(const linear_job *j, int64_t first, int64_t last)
