@@ -44,7 +44,10 @@ static gemm_plan plan_make(const linear_kernels *k, const linear_job *j, int64_t
     p.n_slice = (int)ceil_div(j->in, p.kc);
     p.panel_stride = (int64_t)p.kc * k->mr;
     int64_t want = 6 * (int64_t)n_threads; /* tasks enough that the last one to end costs little */
-    p.group = min64(GEMM_GROUP, ceil_div(ceil_div(j->out, want), k->nr) * k->nr);
+    int64_t group = ceil_div(ceil_div(j->out, want), k->nr) * k->nr;
+    /* All of x streams by once a group: many rows are rather split than met by narrow groups. */
+    if (group < GEMM_GROUP / 2 && rows > GEMM_MC) group = GEMM_GROUP / 2;
+    p.group = min64(GEMM_GROUP, group);
     p.n_group = ceil_div(j->out, p.group);
     int64_t split = min64(ceil_div(2 * (int64_t)n_threads, p.n_group), ceil_div(rows, GEMM_MC));
     p.split_rows = ceil_div(ceil_div(rows, split), k->mr) * k->mr;

@@ -56,8 +56,9 @@ bool onednn_linear_has_bf16(unsigned flags)
 {
     unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
     unsigned amx = dnnl_cpu_isa_avx512_core_amx, bf16 = dnnl_cpu_isa_avx512_core_bf16;
-    return ((isa & amx) == amx && flags & SQ_CPU_AMX_BF16) ||
-           ((isa & bf16) == bf16 && flags & SQ_CPU_AVX512_BF16);
+    /* The library takes the best it finds, so masking AMX must mask bf16 where it would take it. */
+    if ((isa & amx) == amx) return flags & SQ_CPU_AMX_BF16;
+    return (isa & bf16) == bf16 && flags & SQ_CPU_AVX512_BF16;
 }
 
 bool onednn_linear_has_packed_f32(void)
