@@ -1,6 +1,7 @@
 /* The CPU's linear slot against its reference: every weight type and activation, odd sizes around
  * the register tiles and the row buckets, and each instruction set that this machine has. */
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/ref/ref.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -293,6 +294,38 @@ static void nan_stays_in_its_row(void **state)
     backend_close(&be);
 }
 
+/* The activations on their own: rounding of the result and one rounding of x at most, since both
+ * factors of x * sigmoid or x * Phi come out of one exponential. */
+static void check_act(const linear_kernels *k, sq_act act)
+{
+    enum { N = 20001 };
+    static float x[N], y[N];
+    for (int i = 0; i < N; i++)
+        x[i] = y[i] = (float)(i - N / 2) * (i % 3 ? 2e-3f : 1e-5f);
+    x[0] = y[0] = 1e30f;
+    x[1] = y[1] = -1e30f;
+    x[2] = y[2] = 1e-40f;
+    k->act(y, N, act);
+    for (int i = 0; i < N; i++) {
+        double want = act_ref((double)x[i], act);
+        double limit = 3e-7 * fabs(want) + 1.1e-7 * fabs((double)x[i]);
+        if (!(fabs((double)y[i] - want) <= limit))
+            fail_msg("act %d of %.9g is %.9g, expected %.9g", act, (double)x[i], (double)y[i], want);
+    }
+    y[0] = NAN;
+    k->act(y, 1, act);
+    assert_true(isnan(y[0]));
+}
+
+static void activations(void **state)
+{
+    (void)state;
+    for (int act = SQ_ACT_GELU; act <= SQ_ACT_SILU; act++) {
+        if (cpu_detect() & SQ_CPU_AVX2) check_act(&linear_kernels_avx2, (sq_act)act);
+        if (cpu_detect() & SQ_CPU_AVX512) check_act(&linear_kernels_avx512, (sq_act)act);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +336,7 @@ int main(void)
         cmocka_unit_test(bf16_is_never_silent),
         cmocka_unit_test(pack_limit_falls_back),
         cmocka_unit_test(reused_address),
+        cmocka_unit_test(activations),
         cmocka_unit_test(nan_stays_in_its_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

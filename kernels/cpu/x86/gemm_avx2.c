@@ -9,4 +9,5 @@ const linear_kernels linear_kernels_avx2 = {
     .pack_w = gemm_pack_w,
     .block = gemm_block_run,
     .to_f32 = gemm_to_f32,
+    .act = gemm_act,
 };

@@ -2,6 +2,7 @@
  * GEMM_MR. A tile is GEMM_MR rows of x by two vectors of weight rows, all sums in registers. */
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/x86/linear_vec.h"
+#include "kernels/cpu/x86/vec_act.h"
 
 enum { GEMM_NR = 2 * LV };
 
@@ -227,5 +228,28 @@ static void gemm_to_f32(float *dst, const void *src, sq_dtype t, int64_t n)
     case SQ_DTYPE_BF16: to_f32_type(dst, src, SQ_DTYPE_BF16, n); break;
     case SQ_DTYPE_Q8_0: to_f32_type(dst, src, SQ_DTYPE_Q8_0, n); break;
     default: to_f32_type(dst, src, SQ_DTYPE_F32, n); break;
+    }
+}
+
+LV_INLINE void act_type(float *y, int64_t n, sq_act act)
+{
+    int64_t i = 0;
+    for (; i + LV <= n; i += LV)
+        lv_store(y + i, lv_act(lv_loadf(y + i), act));
+    if (i == n) return;
+    float rest[LV] = {0};
+    memcpy(rest, y + i, (size_t)(n - i) * sizeof *y);
+    lv_store(rest, lv_act(lv_loadf(rest), act));
+    memcpy(y + i, rest, (size_t)(n - i) * sizeof *y);
+}
+
+static void gemm_act(float *y, int64_t n, sq_act act)
+{
+    switch (act) {
+    case SQ_ACT_GELU: act_type(y, n, SQ_ACT_GELU); break;
+    case SQ_ACT_GELU_TANH: act_type(y, n, SQ_ACT_GELU_TANH); break;
+    case SQ_ACT_QUICK_GELU: act_type(y, n, SQ_ACT_QUICK_GELU); break;
+    case SQ_ACT_SILU: act_type(y, n, SQ_ACT_SILU); break;
+    default: break;
     }
 }
