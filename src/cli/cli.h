@@ -24,6 +24,8 @@ int cmd_tokenize(int argc, char **argv);
 extern const char help_ask[], help_bench[], help_convert[], help_info[], help_methods[],
     help_pixels[], help_tokenize[];
 
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
 /* One option of a subcommand. */
 typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_INT, CLI_FLOAT, CLI_LIST } cli_kind;
 typedef struct cli_list {
@@ -39,31 +41,80 @@ typedef struct cli_option {
 } cli_option;
 
 /* Parses argv[1..]; options end with name NULL. Words that are no options go to rest (NULL: they
- * are an error). --help prints help and returns 1; a mistake prints one line and returns 2;
- * otherwise 0. "--name=value" and "--name value" both work. */
+ * are an error), and so does everything behind "--". "--name=value" and "--name value" both work.
+ * Returns -1 to go on, or the exit code: 0 after --help, 2 after a mistake (one line printed). */
 int cli_parse(int argc, char **argv, const cli_option *opt, cli_list *rest, const char *help);
 
 /* Prints "squint COMMAND: text" to stderr and returns the exit code for the status. */
 int cli_fail(const char *command, int status, const char *text);
+
+/* The same for wrong usage, with printf's formats. */
+int cli_usage(const char *command, const char *fmt, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
 
 /* Options that every model command shares. */
 typedef struct cli_model {
     const char *model, *mmproj, *backend, *compute, *cpu, *template_name, *fit;
     int n_threads;
 } cli_model;
-enum { CLI_MODEL_OPTIONS = 10 };
-/* Fills opt[0 .. CLI_MODEL_OPTIONS) for cm; returns how many were used. */
-int cli_model_options(cli_option *opt, cli_model *cm);
-extern const char cli_model_help[];
+enum { CLI_MODEL_OPTIONS = 8 };
+#define CLI_MODEL_ROWS(cm)                                                                         \
+    {"--model", "-m", CLI_TEXT, &(cm).model},                                                      \
+    {"--mmproj", NULL, CLI_TEXT, &(cm).mmproj},                                                    \
+    {"--backend", NULL, CLI_TEXT, &(cm).backend},                                                  \
+    {"--compute", NULL, CLI_TEXT, &(cm).compute},                                                  \
+    {"--cpu", NULL, CLI_TEXT, &(cm).cpu},                                                          \
+    {"--template", NULL, CLI_TEXT, &(cm).template_name},                                           \
+    {"--fit", NULL, CLI_TEXT, &(cm).fit},                                                          \
+    {"--threads", "-t", CLI_INT, &(cm).n_threads, 0, 1024}
+#define CLI_MODEL_HELP                                                                             \
+    "model:\n"                                                                                     \
+    "  -m, --model PATH    Hugging Face directory, directory with a GGUF pair, or text .gguf\n"    \
+    "      --mmproj FILE   vision part of a .gguf model (default: mmproj*.gguf beside it)\n"       \
+    "      --backend NAME  auto, cpu\n"                                                            \
+    "      --compute TYPE  auto, f32 (exact), bf16 (products in bf16, sums in f32)\n"              \
+    "      --cpu SET       no more than this instruction set: none, avx2, avx512\n"                \
+    "      --template NAME vicuna_v1, llava_v1, mistral_instruct, chatml, llama3, plain\n"         \
+    "      --fit MODE      auto, crop, pad: how a picture is fitted to the model's view\n"         \
+    "  -t, --threads N     0: every core this process may use\n"
 
-/* Opens the model with notices on stderr; on failure prints the line and returns the exit code. */
+/* Opens the model with notices on stderr; on failure prints the line and returns the exit code;
+ * 0 when open. */
 int cli_model_open(sq_model **m, const char *command, const cli_model *cm, bool text_only);
 
 /* Set by Ctrl-C after cli_catch_interrupt; a second Ctrl-C ends the program. */
 extern volatile sig_atomic_t cli_interrupted;
 void cli_catch_interrupt(void);
 
+/* Files appear whole: cli_file_open gives "PATH.tmp-PID", cli_file_commit renames it over PATH (or
+ * removes it when something went wrong) and returns an exit code after printing the line. */
+typedef struct cli_file {
+    FILE *f;
+    const char *command, *path;
+    char tmp[4096];
+} cli_file;
+int cli_file_open(cli_file *w, const char *command, const char *path);
+int cli_file_commit(cli_file *w);
+
 /* JSON string with quotes and escapes. */
 void cli_json_string(FILE *f, const char *text);
+
+/* One report as a JSON object, or as a few lines of text. path[n_image] names the pictures. */
+void report_json(FILE *f, const sq_report *r, const char *model, const char *const *path);
+void report_text(FILE *f, const sq_report *r);
+
+/* Writes the model's view of each picture with the dropped patches darkened, side by side. */
+int show_kept(const char *command, sq_model *m, const cli_list *image,
+              const sq_image_options *opt, const sq_report *r, const char *path);
+
+/* Reads questions line by line from stdin until its end, keeping the encoded pictures. */
+int chat_run(sq_session *s, const sq_ask_options *opt, sq_report *r);
+
+/* "a,b,c" into items; the pieces live in the copy *hold (free it). -1, or an exit code. */
+int cli_split(const char *command, const char *option, const char *text, cli_list *out,
+              char **hold);
 
 #endif

@@ -1,0 +1,117 @@
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char help_bench[] =
+    "squint bench: accuracy over a question file, or the time of each stage\n\n"
+    "usage: squint bench -m MODEL [--stages LIST] [--repeat N]\n"
+    "       squint bench -m MODEL --image FILE -p QUESTION [--methods LIST --keep LIST]\n"
+    "       squint bench -m MODEL --questions FILE [--methods LIST --keep LIST]\n\n"
+    "stages on random data (default), median of --repeat runs after one to warm up:\n"
+    "      --stages LIST   vision, project:ROWS, prefill:ROWS, decode:ROWS (one token behind\n"
+    "                      ROWS); default vision,prefill:631,prefill:199,prefill:84,decode:631\n"
+    "      --repeat N      default 10\n"
+    "from picture to answer, each stage apart:\n"
+    "  -i, --image FILE    with -p QUESTION; several are asked about together\n"
+    "accuracy (exact match) over a question file:\n"
+    "      --questions FILE  JSON lines: question_id, image, text, answer, category\n"
+    "      --images DIR    where the pictures are; default: beside the question file\n"
+    "      --answers FILE  JSON lines of answers; a run that was cut off goes on from there\n"
+    "      --kinds LIST    categories that get a column of their own\n"
+    "      --limit N       the first N questions only\n"
+    "      --no-exif       ignore orientation marks\n"
+    "both:\n"
+    "      --methods LIST  pruning methods, default none\n"
+    "      --keep LIST     tokens or shares, for every method but none\n"
+    "      --prune-options key=value,...   --seed N   -n, --max-tokens N (default 128)\n"
+    "      --json          for programs\n"
+    CLI_MODEL_HELP
+    "\nexample:\n"
+    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 50 \\\n"
+    "      --methods none,fastervlm,random --keep 144,36\n";
+
+static int parse(int argc, char **argv, bench_args *a)
+{
+    const cli_option opt[] = {CLI_MODEL_ROWS(a->model),
+                              {"--stages", NULL, CLI_TEXT, &a->stages},
+                              {"--repeat", NULL, CLI_INT, &a->repeat, 1, 10000},
+                              {"--image", "-i", CLI_LIST, &a->image},
+                              {"--prompt", "-p", CLI_TEXT, &a->prompt},
+                              {"--questions", NULL, CLI_TEXT, &a->questions},
+                              {"--images", NULL, CLI_TEXT, &a->images},
+                              {"--answers", NULL, CLI_TEXT, &a->answers},
+                              {"--kinds", NULL, CLI_TEXT, &a->kinds},
+                              {"--limit", NULL, CLI_INT, &a->limit, 1, 1 << 30},
+                              {"--no-exif", NULL, CLI_FLAG, &a->no_exif},
+                              {"--methods", NULL, CLI_TEXT, &a->methods},
+                              {"--keep", NULL, CLI_TEXT, &a->keep},
+                              {"--prune-options", NULL, CLI_TEXT, &a->prune_options},
+                              {"--seed", NULL, CLI_INT, &a->seed, 0, 2147483647},
+                              {"--max-tokens", "-n", CLI_INT, &a->max_tokens, 1, 1 << 24},
+                              {"--json", NULL, CLI_FLAG, &a->json},
+                              {NULL}};
+    *a = (bench_args){.repeat = 10, .max_tokens = 128, .methods = "none"};
+    int code = cli_parse(argc, argv, opt, NULL, help_bench);
+    if (code >= 0) return code;
+    if ((a->stages != NULL) + (a->image.n > 0) + (a->questions != NULL) > 1)
+        return cli_usage("bench", "--stages, --image and --questions exclude each other");
+    if (a->image.n && !a->prompt) return cli_usage("bench", "--image needs -p QUESTION");
+    if (!a->questions && (a->answers || a->images || a->kinds || a->limit))
+        return cli_usage("bench", "--answers, --images, --kinds and --limit need --questions");
+    return -1;
+}
+
+int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
+{
+    cli_list method, keep = {0};
+    *n = 0;
+    int code = cli_split("bench", "--methods", a->methods, &method, &hold[0]);
+    if (code < 0 && a->keep) code = cli_split("bench", "--keep", a->keep, &keep, &hold[1]);
+    if (code >= 0) return code;
+    for (int i = 0; i < method.n; i++) {
+        bool none = !strcmp(method.item[i], "none");
+        if (!none && !keep.n)
+            return cli_usage("bench", "method \"%s\" needs --keep LIST", method.item[i]);
+        for (int k = 0; k < (none ? 1 : keep.n); k++) {
+            if (*n == BENCH_MAX_ROWS) return cli_usage("bench", "too many methods and budgets");
+            row[(*n)++] = (bench_row){method.item[i], none ? NULL : keep.item[k]};
+        }
+    }
+    return -1;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void bench_print_ms(const char *label, double *ms, int n, bool json, bool first)
+{
+    qsort(ms, (size_t)n, sizeof *ms, by_value);
+    double median = (ms[(n - 1) / 2] + ms[n / 2]) / 2, p90 = ms[(n * 9 - 1) / 10];
+    if (!json) {
+        printf("%-24s %10.3f %10.3f %10.3f\n", label, median, ms[0], p90);
+        return;
+    }
+    fputs(first ? "\n    {\"name\": " : ",\n    {\"name\": ", stdout);
+    cli_json_string(stdout, label);
+    printf(", \"median_ms\": %.4f, \"min_ms\": %.4f, \"p90_ms\": %.4f}", median, ms[0], p90);
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    bench_args a;
+    int code = parse(argc, argv, &a);
+    if (code >= 0) return code;
+    cli_catch_interrupt();
+    sq_model *m = NULL;
+    code = cli_model_open(&m, "bench", &a.model, !a.questions && !a.image.n);
+    if (!code)
+        code = a.questions ? bench_questions(m, &a)
+               : a.image.n ? bench_picture(m, &a)
+                           : bench_stages(m, &a);
+    sq_model_close(&m);
+    return code;
+}
