@@ -21,7 +21,7 @@ typedef struct gguf_kv {
 
 typedef struct gguf_file {
     char path[4096];
-    gguf_kv *kv;
+    gguf_kv *kv; /* sorted by key */
     int n_kv;
     arena mem;
 } gguf_file; /* the mapping itself is owned by the weight_map */
@@ -62,6 +62,8 @@ void gguf_put_i32s(gguf_writer *w, const char *key, const int32_t *value, int n)
 /* shape outermost first. Out of memory is remembered and reported by gguf_save. */
 void gguf_put_tensor(gguf_writer *w, const char *name, sq_dtype type, int rank,
                      const int64_t *shape);
+/* Into an open file, which the caller commits; several files can so appear together. */
+int gguf_write(gguf_writer *w, file_writer *f, gguf_fill fill, void *user, sq_error *err);
 int gguf_save(gguf_writer *w, const char *path, gguf_fill fill, void *user, sq_error *err);
 
 #endif

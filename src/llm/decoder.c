@@ -42,6 +42,8 @@ void rope_frequencies(const rope_config *r, int head_dim, int n_ctx, float *inv_
         for (int i = 0; i < n; i++)
             inv_freq[i] /= r->factor;
     if (r->scaling == ROPE_SCALING_LLAMA3) scale_llama3(r, n, inv_freq);
+    for (int i = 0; i < n && r->freq_factor; i++)
+        inv_freq[i] /= r->freq_factor[i];
 }
 
 static sq_tensor new_f32(arena *a, int64_t rows, int64_t cols)

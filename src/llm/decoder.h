@@ -19,6 +19,7 @@ typedef struct rope_config {
     float factor, low_freq_factor, high_freq_factor;
     int original_ctx; /* original_max_position_embeddings; dynamic: max_position_embeddings */
     bool interleaved; /* weights from GGUF: q and k rows are permuted */
+    const float *freq_factor; /* [head_dim/2] divisors of the frequencies; NULL: none */
 } rope_config;
 
 enum { DECODER_MAX_HEAD_DIM = 512 };

@@ -31,11 +31,12 @@ typedef struct tokenizer_vocab {
     const float *score;      /* [n_token] SPM: piece score; from a merges list: minus the rank */
     const int32_t *type;     /* [n_token] token_type */
     int n_merge;
-    const char *const *merge; /* "left right", rank order; byte-level only */
+    const char *const *merge; /* "left right", rank order; SPM: only from tokenizer.json */
     const char *pre;         /* byte-level: "gpt-2", "qwen2", "llama-bpe"; SPM: "default" */
     int bos, eos, unk, pad;  /* -1: none */
     bool add_bos, add_eos;
     bool add_space_prefix;   /* SPM: U+2581 in front of each text chunk */
+    bool space_first_only;   /* ... or only in front of a text's first chunk */
 } tokenizer_vocab;
 
 typedef struct tokenizer tokenizer;

@@ -133,6 +133,7 @@ static int read_all(tokenizer **out, const json_doc *doc, sq_error *err)
     TRY(tokenizer_finish(t, doc->path, err));
     TRY(read_merges(t, json_find(doc, "model.merges"), doc->path, err));
     t->v.add_space_prefix = t->prefix != SPACE_PREFIX_NEVER;
+    t->v.space_first_only = t->prefix == SPACE_PREFIX_FIRST;
     t->v.pre = "default";
     find_specials(t, doc);
     return SQ_OK;

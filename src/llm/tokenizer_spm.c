@@ -68,7 +68,8 @@ static void try_pair(spm_run *r, int left, int right)
         p.cost = m->rank;
     } else {
         int32_t id = piece_find(r->t, a->text, p.size);
-        if (id < 0) return;
+        if (id < 0 || (r->t->type[id] != TOKEN_NORMAL && r->t->type[id] != TOKEN_USER_DEFINED))
+            return;
         p.cost = -(double)r->t->score[id];
     }
     heap_push(r, p);
