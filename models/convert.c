@@ -241,6 +241,45 @@ static int put_tokens(conversion *c, arena *mem, const sq_log *log)
     return SQ_OK;
 }
 
+/* A Jinja string: "it's\n" with its quotes. */
+static void quote(char *out, size_t size, const char *text)
+{
+    size_t n = strlen(out);
+    if (n + 3 > size) return;
+    out[n++] = '"';
+    for (; *text && n + 4 < size; text++) {
+        if (*text == '\n' || *text == '"' || *text == '\\') out[n++] = '\\';
+        out[n++] = *text == '\n' ? 'n' : *text;
+    }
+    out[n++] = '"';
+    out[n] = 0;
+}
+
+static void add_text(char *out, size_t size, const char *text)
+{
+    size_t n = strlen(out);
+    snprintf(out + n, size - n, "%s", text);
+}
+
+/* The conversation as a Jinja template, for programs that run this file as a chat model. */
+static void put_chat_template(conversion *c)
+{
+    const prompt_template *p = c->m->tmpl;
+    char out[2048] = "{{ bos_token }}{{ ";
+    size_t n = strlen(p->user_suffix);
+    quote(out, sizeof out, p->system);
+    add_text(out, sizeof out, " }}{% for message in messages %}{% if message['role'] == 'user' %}{{ ");
+    quote(out, sizeof out, p->user_prefix);
+    add_text(out, sizeof out, " + message['content'] + ");
+    quote(out, sizeof out, p->user_suffix);
+    add_text(out, sizeof out, " }}{% elif message['role'] == 'assistant' %}{{ ");
+    quote(out, sizeof out, n && p->user_suffix[n - 1] == ':' ? " " : "");
+    add_text(out, sizeof out, " + message['content'] + ");
+    quote(out, sizeof out, p->turn_end);
+    add_text(out, sizeof out, " }}{% endif %}{% endfor %}");
+    gguf_put_string(c->w, "tokenizer.chat_template", out);
+}
+
 static int put_tokenizer(conversion *c, arena *mem, const sq_log *log)
 {
     const tokenizer_vocab *v = tokenizer_get_vocab(c->m->tok);
@@ -265,6 +304,7 @@ static int put_tokenizer(conversion *c, arena *mem, const sq_log *log)
     if (spm) gguf_put_bool(c->w, "tokenizer.ggml.add_space_prefix", v->add_space_prefix);
     if (v->space_first_only) gguf_put_bool(c->w, SQUINT_SPACE_FIRST, true);
     gguf_put_string(c->w, SQUINT_TEMPLATE, c->m->tmpl->name);
+    put_chat_template(c);
     return SQ_OK;
 }
 
