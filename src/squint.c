@@ -334,7 +334,7 @@ static bool ends_answer(const sq_session *s, int32_t id)
 {
     const tokenizer *tok = s->m->m.tok;
     const char *const *stops = s->m->m.tmpl->stop;
-    if (id == tokenizer_get_vocab(tok)->eos) return true;
+    if (tokenizer_ends(tok, id)) return true;
     for (int i = 0; i < 4 && stops[i]; i++)
         if (tokenizer_find(tok, stops[i]) == id) return true;
     return false;

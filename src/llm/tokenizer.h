@@ -32,7 +32,8 @@ typedef struct tokenizer_vocab {
     const int32_t *type;     /* [n_token] token_type */
     int n_merge;
     const char *const *merge; /* "left right", rank order; SPM: only from tokenizer.json */
-    const char *pre;         /* byte-level: "gpt-2", "qwen2", "llama-bpe"; SPM: "default" */
+    const char *pre;         /* byte-level: "gpt-2", "qwen2", "llama-bpe", or "unknown" for another
+                                pattern (GGUF has no name for it); SPM: "default" */
     int bos, eos, unk, pad;  /* -1: none */
     bool add_bos, add_eos;
     bool add_space_prefix;   /* SPM: U+2581 in front of each text chunk */
@@ -42,7 +43,8 @@ typedef struct tokenizer_vocab {
 typedef struct tokenizer tokenizer;
 
 /* From `tokenizer.json` (preferred) or `tokenizer.model` in an HF directory, with
- * tokenizer_config.json / special_tokens_map.json / added_tokens.json taken in when present. */
+ * tokenizer_config.json / special_tokens_map.json / added_tokens.json / generation_config.json
+ * taken in when present. */
 int tokenizer_open_dir(tokenizer **t, const char *dir, sq_error *err);
 int tokenizer_open_json(tokenizer **t, const char *path, sq_error *err);
 int tokenizer_open_spm(tokenizer **t, const char *path, sq_error *err); /* protobuf file */
@@ -68,6 +70,9 @@ int tokenizer_encode(const tokenizer *t, const char *text, size_t size, unsigned
  * *text is malloc'ed, 0-terminated. */
 int tokenizer_decode(const tokenizer *t, const int32_t *ids, int n, char **text, size_t *size,
                      sq_error *err);
+
+/* Whether id ends an answer: EOS, or among generation_config.json's eos_token_id. */
+bool tokenizer_ends(const tokenizer *t, int32_t id);
 
 /* Id of a piece, or -1. */
 int tokenizer_find(const tokenizer *t, const char *piece);

@@ -75,18 +75,12 @@ static void try_pair(spm_run *r, int left, int right)
     heap_push(r, p);
 }
 
-static size_t utf8_size(const char *text, size_t left)
-{
-    unsigned char c = (unsigned char)*text;
-    size_t n = c < 0x80 ? 1 : c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 1;
-    return n < left ? n : left;
-}
-
 static void split_symbols(spm_run *r, const char *text, size_t size)
 {
     for (size_t at = 0; at < size;) {
-        size_t n = utf8_size(text + at, size - at);
+        size_t n = utf8_size((const unsigned char *)text + at, size - at);
         int i = r->n_sym++;
+        n += n == 0;
         r->sym[i] = (symbol){text + at, n, i - 1, i + 1, piece_find(r->t, text + at, n)};
         at += n;
     }
@@ -111,67 +105,119 @@ static void join_pairs(spm_run *r)
     }
 }
 
-static void put_symbol(const tokenizer *t, const symbol *s, id_list *out)
+static bool put_bytes(const tokenizer *t, const symbol *s, id_list *out)
 {
-    if (s->id >= 0) {
-        id_list_add(out, s->id);
-        return;
-    }
     for (size_t i = 0; i < s->size; i++)
-        if (t->byte_id[(unsigned char)s->text[i]] < 0) {
-            if (t->v.unk >= 0 && (!out->n || out->id[out->n - 1] != t->v.unk))
-                id_list_add(out, t->v.unk); /* a run of unknowns is one token */
-            return;
-        }
+        if (t->byte_id[(unsigned char)s->text[i]] < 0) return false;
     for (size_t i = 0; i < s->size; i++)
         id_list_add(out, t->byte_id[(unsigned char)s->text[i]]);
+    return true;
 }
 
-/* " " becomes U+2581, one more in front when the model wants it. */
-static char *normalise(const tokenizer *t, const char *text, size_t size, bool first, size_t *n)
+static void put_symbols(const spm_run *r, id_list *out)
 {
-    static const char mark[] = "\xe2\x96\x81";
-    bool lead = t->prefix == SPACE_PREFIX_ALWAYS || (t->prefix == SPACE_PREFIX_FIRST && first);
-    if (size > SIZE_MAX / 4) return NULL;
-    char *out = malloc(size * 3 + 4);
-    if (!out) return NULL;
-    *n = 0;
-    if (lead) {
-        memcpy(out, mark, 3);
-        *n = 3;
+    bool was_unk = false;
+    for (int i = r->n_sym ? 0 : -1; i >= 0; i = r->sym[i].next) {
+        const symbol *s = &r->sym[i];
+        if (s->id >= 0)
+            id_list_add(out, s->id);
+        bool unk = s->id < 0 && !put_bytes(r->t, s, out);
+        if (unk && r->t->model_unk >= 0 && (!was_unk || r->t->keep_unk))
+            id_list_add(out, r->t->model_unk);
+        was_unk = unk;
     }
-    for (size_t i = 0; i < size; i++) {
-        if (text[i] != ' ') {
-            out[(*n)++] = text[i];
-            continue;
-        }
-        memcpy(out + *n, mark, 3);
-        *n += 3;
-    }
-    return out;
 }
 
-void spm_encode(const tokenizer *t, const char *text, size_t size, bool first, id_list *out)
+void merge_word(const tokenizer *t, const char *text, size_t size, id_list *out)
 {
-    size_t n = 0;
-    char *norm = normalise(t, text, size, first, &n);
-    if (!norm || n > INT32_MAX / 4) {
-        free(norm);
+    if (size > INT32_MAX / 4) {
         out->failed = true;
         return;
     }
     /* each join makes at most two new pairs */
-    spm_run r = {.t = t, .sym = malloc((n + 1) * sizeof *r.sym),
-                 .heap = malloc((3 * n + 1) * sizeof *r.heap)};
+    spm_run r = {.t = t, .sym = malloc((size + 1) * sizeof *r.sym),
+                 .heap = malloc((3 * size + 1) * sizeof *r.heap)};
     if (r.sym && r.heap) {
-        split_symbols(&r, norm, n);
+        split_symbols(&r, text, size);
         join_pairs(&r);
-        for (int i = r.n_sym ? 0 : -1; i >= 0; i = r.sym[i].next)
-            put_symbol(t, &r.sym[i], out);
+        put_symbols(&r, out);
     } else {
         out->failed = true;
     }
     free(r.sym);
     free(r.heap);
-    free(norm);
+}
+
+/* ---- spaces ---- */
+
+static const char mark[] = "\xe2\x96\x81";
+enum { MARK = 3 };
+
+static bool leads(const tokenizer *t, bool first)
+{
+    return t->prefix == SPACE_PREFIX_ALWAYS || (t->prefix == SPACE_PREFIX_FIRST && first);
+}
+
+/* " " becomes U+2581 in out[3 * size]; runs become one when trim is set. */
+static size_t put_marks(const char *text, size_t size, bool trim, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < size; i++) {
+        if (text[i] != ' ') {
+            out[n++] = text[i];
+        } else if (!trim || i == 0 || text[i - 1] != ' ') {
+            memcpy(out + n, mark, MARK);
+            n += MARK;
+        }
+    }
+    return n;
+}
+
+char *spm_normalize(const tokenizer *t, const char *text, size_t size, bool first, size_t *n)
+{
+    if (size > SIZE_MAX / 4) return NULL;
+    char *out = malloc(size * 3 + 4);
+    if (!out) return NULL;
+    *n = 0;
+    while (t->trim_spaces && size && *text == ' ')
+        text++, size--;
+    if (size && leads(t, first)) {
+        memcpy(out, mark, MARK);
+        *n = MARK;
+    }
+    *n += put_marks(text, size, t->trim_spaces, out + *n);
+    while (t->trim_spaces && *n >= MARK && memcmp(out + *n - MARK, mark, MARK) == 0)
+        *n -= MARK;
+    return out;
+}
+
+/* Metaspace cuts in front of every mark when it is asked to. */
+static void encode_marked(const tokenizer *t, const char *text, size_t size, id_list *out)
+{
+    size_t from = 0;
+    for (size_t i = 1; t->mark_split && i + MARK <= size; i++) {
+        if (memcmp(text + i, mark, MARK) != 0) continue;
+        merge_word(t, text + from, i - from, out);
+        from = i;
+    }
+    merge_word(t, text + from, size - from, out);
+}
+
+void spm_encode(const tokenizer *t, const char *text, size_t size, bool first, id_list *out)
+{
+    if (t->mark != SPACE_MARK_METASPACE) {
+        merge_word(t, text, size, out);
+        return;
+    }
+    char *copy = size < SIZE_MAX / 4 ? malloc(size * 3 + 4) : NULL;
+    if (!copy) {
+        out->failed = true;
+        return;
+    }
+    bool marked = *text == ' ' || (size >= MARK && memcmp(text, mark, MARK) == 0);
+    size_t lead = leads(t, first) && !marked ? MARK : 0;
+    memcpy(copy, mark, lead);
+    size_t n = lead + put_marks(text, size, false, copy + lead);
+    encode_marked(t, copy, n, out);
+    free(copy);
 }

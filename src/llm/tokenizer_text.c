@@ -1,11 +1,12 @@
-/* Text to ids and back: added tokens first, then the stretches between them. */
+/* Text to ids: tokens matched in the raw text first, then normalising, then tokens matched in the
+ * normalised text, then the model on the stretches between them. */
 #include "llm/tokenizer_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
-/* Bytes of a valid UTF-8 character at text, 0 when it is none. */
-static size_t char_size(const unsigned char *s, size_t left)
+size_t utf8_size(const unsigned char *s, size_t left)
 {
     if (s[0] < 0x80) return 1;
     size_t n = s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
@@ -19,6 +20,13 @@ static size_t char_size(const unsigned char *s, size_t left)
     return c < least[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000) ? 0 : n;
 }
 
+bool utf8_valid(const char *text, size_t size)
+{
+    for (size_t i = 0, n; i < size; i += n)
+        if (!(n = utf8_size((const unsigned char *)text + i, size - i))) return false;
+    return true;
+}
+
 /* Valid UTF-8 with U+FFFD for what is not; malloc'ed. */
 static char *clean_text(const char *text, size_t size, size_t *n)
 {
@@ -26,7 +34,7 @@ static char *clean_text(const char *text, size_t size, size_t *n)
     char *out = malloc(size * 3 + 1);
     *n = 0;
     for (size_t i = 0; out && i < size;) {
-        size_t c = char_size((const unsigned char *)text + i, size - i);
+        size_t c = utf8_size((const unsigned char *)text + i, size - i);
         memcpy(out + *n, c ? text + i : "\xef\xbf\xbd", c ? c : 3);
         *n += c ? c : 3;
         i += c ? c : 1;
@@ -34,179 +42,156 @@ static char *clean_text(const char *text, size_t size, size_t *n)
     return out;
 }
 
+/* ---- added tokens ---- */
+
+typedef struct encode_run {
+    const tokenizer *t;
+    unsigned flags;
+    id_list *out;
+} encode_run;
+
+/* The longest token at text that is looked for in raw or in normalised text. */
 static const added_token *added_at(const tokenizer *t, const char *text, size_t left,
-                                   unsigned flags)
+                                   bool normalized)
 {
+    if (!t->added_first[(unsigned char)*text]) return NULL;
     for (int i = 0; i < t->n_added; i++) {
         const added_token *a = &t->added[i];
-        if (a->control && !(flags & TOKENIZE_SPECIAL)) continue;
+        if (!(a->flags & (ADDED_NORMALIZED | ADDED_INNER)) == normalized) continue;
         if (a->size <= left && memcmp(a->text, text, a->size) == 0) return a;
     }
     return NULL;
 }
 
-static void encode_stretch(const tokenizer *t, const char *text, size_t size, bool first,
-                           id_list *out)
+static bool is_space(utf8proc_int32_t c)
 {
-    if (size == 0) return;
-    if (t->v.kind == TOKENIZER_SPM)
-        spm_encode(t, text, size, first, out);
+    return (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
+           c == 0x205f || c == 0x3000;
+}
+
+/* A character of a word: letter, mark, digit, connector or joiner. */
+static bool is_word(utf8proc_int32_t c)
+{
+    utf8proc_category_t k = utf8proc_category(c);
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) ||
+           k == UTF8PROC_CATEGORY_PC || c == 0x200c || c == 0x200d ||
+           (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
+           (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189);
+}
+
+/* The character that ends at at, or begins there; -1: none. */
+static utf8proc_int32_t rune_before(const char *text, size_t at, size_t *size)
+{
+    utf8proc_int32_t c = -1;
+    *size = 0;
+    if (at == 0) return -1;
+    do
+        (*size)++;
+    while (*size < at && (unsigned char)text[at - *size] >> 6 == 2);
+    utf8proc_iterate((const utf8proc_uint8_t *)text + at - *size, (utf8proc_ssize_t)*size, &c);
+    return c;
+}
+
+static utf8proc_int32_t rune_after(const char *text, size_t at, size_t end, size_t *size)
+{
+    utf8proc_int32_t c = -1;
+    *size = 0;
+    if (at == end) return -1;
+    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                          (utf8proc_ssize_t)(end - at < 4 ? end - at : 4), &c);
+    *size = n > 0 ? (size_t)n : 1;
+    return c;
+}
+
+static bool alone(const char *text, size_t from, size_t to, size_t end)
+{
+    size_t n;
+    utf8proc_int32_t before = rune_before(text, from, &n), after = rune_after(text, to, end, &n);
+    return (before < 0 || !is_word(before)) && (after < 0 || !is_word(after));
+}
+
+/* The span of a with the spaces that it swallows; those before low belong to another token. */
+static void widen(const added_token *a, const char *text, size_t end, size_t low, size_t *from,
+                  size_t *to)
+{
+    size_t n;
+    while (a->flags & ADDED_LSTRIP && *from > low && is_space(rune_before(text, *from, &n)))
+        *from -= n;
+    while (a->flags & ADDED_RSTRIP && *to < end && is_space(rune_after(text, *to, end, &n)))
+        *to += n;
+}
+
+/* ---- levels ---- */
+
+static void encode_level(encode_run *r, const char *text, size_t size, bool first, bool normalized);
+
+static void encode_stretch(encode_run *r, const char *text, size_t size, bool first,
+                           bool normalized)
+{
+    const tokenizer *t = r->t;
+    if (size == 0 || r->out->failed) return;
+    if (normalized) {
+        if (t->v.kind == TOKENIZER_SPM)
+            spm_encode(t, text, size, first, r->out);
+        else
+            bpe_encode(t, text, size, r->out);
+        return;
+    }
+    size_t n = size;
+    char *norm = t->mark == SPACE_MARK_NORMALIZER ? spm_normalize(t, text, size, first, &n)
+                 : t->nfc                         ? bpe_normalize(text, size, &n)
+                                                  : NULL;
+    if (!norm && (t->mark == SPACE_MARK_NORMALIZER || t->nfc))
+        r->out->failed = true;
     else
-        bpe_encode(t, text, size, out);
+        encode_level(r, norm ? norm : text, n, first, true);
+    free(norm);
+}
+
+/* Tokens are searched from the left; a control token that is not wanted still covers its text, as
+ * in the reference. */
+static void encode_level(encode_run *r, const char *text, size_t size, bool first, bool normalized)
+{
+    size_t from = 0;
+    for (size_t at = 0; at < size;) {
+        const added_token *a = added_at(r->t, text + at, size - at, normalized);
+        if (!a) {
+            at++;
+            continue;
+        }
+        size_t start = at, stop = at + a->size;
+        at = stop;
+        if (a->control && !(r->flags & TOKENIZE_SPECIAL)) continue;
+        if (a->flags & ADDED_WORD && !alone(text, start, stop, size)) continue;
+        widen(a, text, size, from, &start, &stop);
+        encode_stretch(r, text + from, start - from, first && from == 0, normalized);
+        id_list_add(r->out, a->id);
+        from = at = stop;
+    }
+    encode_stretch(r, text + from, size - from, first && from == 0, normalized);
 }
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t size, unsigned flags,
                      int32_t **ids, int *n, sq_error *err)
 {
     id_list out = {0};
-    size_t len = 0, from = 0;
+    size_t len = 0;
+    encode_run r = {t, flags, &out};
     *ids = NULL;
     *n = 0;
     char *clean = clean_text(text, size, &len);
     if (!clean) return error_set(err, SQ_E_NOMEM, "tokenizer: out of memory");
     if ((flags & TOKENIZE_BOS) && t->v.add_bos && t->v.bos >= 0) id_list_add(&out, t->v.bos);
-    for (size_t at = 0; at < len;) {
-        const added_token *a = t->n_added ? added_at(t, clean + at, len - at, flags) : NULL;
-        if (!a) {
-            at++;
-            continue;
-        }
-        encode_stretch(t, clean + from, at - from, from == 0, &out);
-        id_list_add(&out, a->id);
-        from = at += a->size;
-    }
-    encode_stretch(t, clean + from, len - from, from == 0, &out);
+    encode_level(&r, clean, len, true, false);
     free(clean);
-    if (out.failed) {
+    if (!out.failed && !out.id) out.id = malloc(sizeof *out.id);
+    if (out.failed || !out.id) {
         free(out.id);
-        return error_set(err, SQ_E_NOMEM, "tokenizer: out of memory");
+        return error_set(err, out.why ? SQ_E_LIMIT : SQ_E_NOMEM, "tokenizer: %s",
+                         out.why ? out.why : "out of memory");
     }
-    if (!out.id) out.id = malloc(sizeof *out.id);
-    if (!out.id) return error_set(err, SQ_E_NOMEM, "tokenizer: out of memory");
     *ids = out.id;
     *n = out.n;
-    return SQ_OK;
-}
-
-/* ---- back to text ---- */
-
-/* GPT-2's byte alphabet: printable Latin-1 stands for itself, the rest for U+0100 and up. */
-static int byte_of_rune(unsigned c)
-{
-    if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return (int)c;
-    if (c < 256 || c > 323) return -1;
-    c -= 256;
-    if (c < 33) return (int)c;
-    return c < 67 ? (int)(c + 94) : 173;
-}
-
-/* The bytes that id stands for, at most cap; control tokens stand for nothing. */
-static int token_bytes(const tokenizer *t, int32_t id, unsigned char *out, int cap)
-{
-    if (id < 0 || id >= t->v.n_token || t->type[id] == TOKEN_CONTROL) return 0;
-    const unsigned char *s = (const unsigned char *)t->text[id];
-    size_t size = t->size[id];
-    int n = 0;
-    if (t->type[id] == TOKEN_BYTE) {
-        for (int b = 0; b < 256; b++)
-            if (t->byte_id[b] == id) out[n++] = (unsigned char)b;
-        return n;
-    }
-    for (size_t i = 0; i < size && n + 4 < cap;) {
-        size_t c = char_size(s + i, size - i);
-        bool spm = t->v.kind == TOKENIZER_SPM, two = c == 2;
-        int byte = c == 1 ? byte_of_rune(s[i])
-                   : two  ? byte_of_rune((s[i] & 31u) << 6 | (s[i + 1] & 63u))
-                          : -1;
-        if (spm && c == 3 && memcmp(s + i, "\xe2\x96\x81", 3) == 0) {
-            out[n++] = ' ';
-        } else if (!spm && byte >= 0 && t->type[id] == TOKEN_NORMAL) {
-            out[n++] = (unsigned char)byte;
-        } else {
-            memcpy(out + n, s + i, c ? c : 1);
-            n += c ? (int)c : 1;
-        }
-        i += c ? c : 1;
-    }
-    return n;
-}
-
-void token_stream_init(token_stream *s, const tokenizer *t)
-{
-    *s = (token_stream){.t = t};
-}
-
-static int put_lost(char *out)
-{
-    memcpy(out, "\xef\xbf\xbd", 3);
-    return 3;
-}
-
-/* Bytes that can still begin a character: 1..3 at the end of s, else 0. */
-static int unfinished(const unsigned char *s, int n)
-{
-    for (int k = 1; k <= 3 && k <= n; k++) {
-        unsigned char c = s[n - k];
-        if (c >> 6 == 2) continue;
-        int want = c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 1;
-        return want > k ? k : 0;
-    }
-    return 0;
-}
-
-int token_stream_next(token_stream *s, int32_t id, char *out, int cap)
-{
-    unsigned char buf[160];
-    int n = s->n_held, used = 0, at = 0;
-    memcpy(buf, s->held, (size_t)n);
-    n += token_bytes(s->t, id, buf + n, (int)sizeof buf - n);
-    if (!s->started && n > 0) {
-        s->started = true;
-        if (s->t->strip_first && buf[0] == ' ') at = 1;
-    }
-    int keep = unfinished(buf + at, n - at);
-    while (at < n - keep && used + 4 <= cap) {
-        size_t c = char_size(buf + at, (size_t)(n - keep - at));
-        if (c)
-            memcpy(out + used, buf + at, c);
-        used += c ? (int)c : put_lost(out + used);
-        at += c ? (int)c : 1;
-    }
-    s->n_held = keep;
-    memcpy(s->held, buf + n - keep, (size_t)keep);
-    return used;
-}
-
-int token_stream_flush(token_stream *s, char *out, int cap)
-{
-    int used = 0;
-    for (int i = 0; i < s->n_held && used + 3 <= cap; i++)
-        used += put_lost(out + used);
-    s->n_held = 0;
-    return used;
-}
-
-int tokenizer_decode(const tokenizer *t, const int32_t *ids, int n, char **text, size_t *size,
-                     sq_error *err)
-{
-    enum { PIECE = 512 };
-    size_t cap = PIECE * 2, used = 0;
-    char *out = malloc(cap);
-    token_stream s;
-    token_stream_init(&s, t);
-    for (int i = 0; out && i <= n; i++) {
-        if (cap - used <= PIECE) {
-            char *grown = realloc(out, cap *= 2);
-            if (!grown) free(out);
-            out = grown;
-            if (!out) break;
-        }
-        used += (size_t)(i < n ? token_stream_next(&s, ids[i], out + used, PIECE)
-                               : token_stream_flush(&s, out + used, PIECE));
-    }
-    *text = out;
-    *size = used;
-    if (!out) return error_set(err, SQ_E_NOMEM, "tokenizer: out of memory");
-    out[used] = 0;
     return SQ_OK;
 }

@@ -11,8 +11,6 @@ static int copy_tokens(tokenizer *t, const tokenizer_vocab *v, const char *name,
             return error_set(err, SQ_E_FORMAT, "%s: token %d: type %d: expected 0..%d", name, i,
                              type, TOKEN_BYTE);
         if (type == 0) type = TOKEN_NORMAL;
-        /* decoding leaves it out, as tokenizer.json's <unk> is a special token */
-        if (type == TOKEN_UNKNOWN) type = TOKEN_CONTROL;
         TRY(tokenizer_set(t, i, v->text[i], strlen(v->text[i]), v->score ? v->score[i] : 0,
                           (token_type)type, err));
     }
@@ -27,7 +25,7 @@ static int copy_merges(tokenizer *t, const tokenizer_vocab *v, const char *name,
         t->merge_text[i] = arena_strndup(&t->mem, v->merge[i], strlen(v->merge[i]));
         if (!t->merge_text[i]) return error_set(err, SQ_E_NOMEM, "%s: out of memory", name);
     }
-    return tokenizer_set_merges(t, v->n_merge, err);
+    return tokenizer_set_merges(t, v->n_merge, name, err);
 }
 
 static int check_id(const tokenizer_vocab *v, int id, const char *what, const char *name,
@@ -60,7 +58,12 @@ static int build(tokenizer *t, const tokenizer_vocab *v, const char *name, sq_er
     t->prefix = !t->v.add_space_prefix   ? SPACE_PREFIX_NEVER
                 : t->v.space_first_only ? SPACE_PREFIX_FIRST
                                         : SPACE_PREFIX_ALWAYS;
+    /* only Metaspace prefixes the first stretch alone */
+    t->mark = !spm                     ? SPACE_MARK_NONE
+              : t->v.space_first_only ? SPACE_MARK_METASPACE
+                                      : SPACE_MARK_NORMALIZER;
     t->strip_first = t->v.add_space_prefix;
+    if (!spm) TRY(bpe_set_pre(t, v->pre, name, err));
     TRY(copy_tokens(t, v, name, err));
     TRY(tokenizer_finish(t, name, err));
     return v->n_merge || !spm ? copy_merges(t, v, name, err) : SQ_OK;
