@@ -16,7 +16,9 @@ from trained import load_model
 
 QUESTION = "What do you see?"
 BOX = (0, 66, 2 * VIEW, 540)        # a 672 x 540 picture on 2 x 2 tiles: rows to unpad
-TOLERANCE = 1e-3
+# Of the largest logit. f32 rounding gives 4e-7 trained and 3e-7 untrained; in an untrained toy
+# network a wrong rope_theta moves the logits by only 6e-5.
+TOLERANCE = 1e-5
 
 
 def our_logits(model: DemoModel, tiles: torch.Tensor, order: torch.Tensor,
@@ -51,10 +53,11 @@ def main() -> None:
     expected = theirs.eval()(input_ids=torch.tensor([prompt]), pixel_values=tiles[None],
                              image_sizes=torch.tensor([[BOX[3], BOX[2]]])).logits[0, -1]
     difference = float((our_logits(ours, tiles, order, question) - expected).abs().max())
-    print(f"{order.shape[1]} visual tokens, largest logit {float(expected.abs().max()):.3f}, "
+    largest = float(expected.abs().max())
+    print(f"{order.shape[1]} visual tokens, largest logit {largest:.3f}, "
           f"largest difference {difference:.2e}")
-    if not difference <= TOLERANCE:
-        raise SystemExit(f"{args.model}: logits differ by more than {TOLERANCE}")
+    if not difference <= TOLERANCE * largest:
+        raise SystemExit(f"{args.model}: logits differ by more than {TOLERANCE} of the largest")
 
 
 if __name__ == "__main__":
