@@ -316,6 +316,8 @@ static int read_preprocessor(model *m, const json_doc *doc, const char *at, sq_e
     TRY(get_float(&s, "rescale_factor", &p->rescale));
     TRY(json_floats(doc, key_of(&s, "image_mean", key, sizeof key), p->mean, 3, err));
     TRY(json_floats(doc, key_of(&s, "image_std", key, sizeof key), p->std, 3, err));
+    if (!(p->std[0] > 0 && p->std[1] > 0 && p->std[2] > 0))
+        return error_set(err, SQ_E_FORMAT, "%s: image_std: expected 3 positive numbers", doc->path);
     TRY(json_bool(doc, key_of(&s, "do_pad", key, sizeof key), &pad, err));
     TRY(get_string(&s, "image_processor_type", &type));
     if (resample != 2 && resample != 3)

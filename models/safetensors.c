@@ -98,10 +98,27 @@ static int add_tensor(weight_map *w, const cJSON *item, const unsigned char *dat
     return SQ_OK;
 }
 
+/* The format allows any header size, so that values may lie at odd addresses: those are copied. */
+static int align_tensors(weight_map *w, int first, sq_error *err)
+{
+    for (int i = first; i < w->n; i++) {
+        weight_entry *e = &w->entry[i];
+        size_t size = tensor_bytes(&e->t), item = e->t.dtype == SQ_DTYPE_F32 ||
+                                                  e->t.dtype == SQ_DTYPE_I32 ? 4 : 2;
+        if (!e->t.data || (uintptr_t)e->t.data % item == 0) continue;
+        /* tensor_bytes is 0 for a scalar */
+        void *copy = arena_alloc(&w->mem, size ? size : item);
+        if (!copy) return error_set(err, SQ_E_NOMEM, "%s: out of memory", e->file);
+        memcpy(copy, e->t.data, size ? size : item);
+        e->t.data = copy;
+    }
+    return SQ_OK;
+}
+
 static int add_all(weight_map *w, const cJSON *root, const unsigned char *data, int64_t size,
                    const char *path, sq_error *err)
 {
-    int n = cJSON_GetArraySize(root), used = 0, rc = SQ_OK;
+    int n = cJSON_GetArraySize(root), used = 0, rc = SQ_OK, first = w->n;
     byte_range *range = calloc((size_t)n + 1, sizeof *range);
     if (!range) return error_set(err, SQ_E_NOMEM, "%s: out of memory", path);
     for (const cJSON *item = root->child; item && !rc; item = item->next)
@@ -113,7 +130,7 @@ static int add_all(weight_map *w, const cJSON *root, const unsigned char *data, 
             rc = error_set(err, SQ_E_FORMAT, "%s: two tensors share bytes from %lld on", path,
                            (long long)range[i].begin);
     free(range);
-    return rc;
+    return rc ? rc : align_tensors(w, first, err);
 }
 
 int safetensors_add(weight_map *w, const char *path, sq_error *err)

@@ -91,7 +91,7 @@ int weight_bind(weight_map *w, const char *name, int64_t rows, int64_t cols, sq_
     weight_entry *e = weight_find(w, name);
     const char *file = w->n_file ? w->path[0] : "checkpoint";
     if (!e) return error_set(err, SQ_E_FORMAT, "%s: tensor %s is missing", file, name);
-    if (!e->t.data)
+    if (!e->t.data && tensor_count(&e->t) != 0)
         return error_set(err, SQ_E_UNSUPPORTED,
                          "%s: %s: type %s is not supported (F32, F16, BF16, Q8_0 are)", e->file,
                          name, e->type_text);

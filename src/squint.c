@@ -400,7 +400,13 @@ static int turn_ids(answer_run *a, const char *question)
         s->pending = -1;
     }
     free(ids);
-    return a->ids ? SQ_OK : error_set(&s->err, SQ_E_NOMEM, "out of memory");
+    if (!a->ids) return error_set(&s->err, SQ_E_NOMEM, "out of memory");
+    for (int i = 0; i < a->n_ids; i++) /* a tokenizer may know more words than the decoder */
+        if (a->ids[i] >= s->m->m.dec.cfg.n_vocab)
+            return error_set(&s->err, SQ_E_FORMAT,
+                             "%s: token %d of the prompt has no embedding: there are %d",
+                             s->m->m.path, (int)a->ids[i], s->m->m.dec.cfg.n_vocab);
+    return SQ_OK;
 }
 
 static size_t peak_resident_bytes(void)
