@@ -1,4 +1,4 @@
-/* GGUF v3 container: reading key-values and tensors, and writing. Shapes are turned so that they
+/* GGUF container: reading versions 2 and 3, writing version 3. Shapes are turned so that they
  * are outermost first everywhere in squint (GGUF stores the innermost first). */
 #ifndef SQ_GGUF_H
 #define SQ_GGUF_H

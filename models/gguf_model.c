@@ -75,10 +75,10 @@ static int find_mmproj(const char *text, const model_options *opt, found *out, s
     out->path[0] = 0;
     if (opt->text_only) return SQ_OK;
     if (out->n == 0)
-        return error_set(err, SQ_E_IO, "%s: no vision file (mmproj*.gguf) beside it: name it with "
-                                       "--mmproj", text);
-    return error_set(err, SQ_E_ARG, "%s: %d vision files (mmproj*.gguf) beside it: name one with "
-                                    "--mmproj", text, out->n);
+        return error_set(err, SQ_E_IO, "%s: no vision file (mmproj*.gguf) beside it: give one as "
+                                       "mmproj", text);
+    return error_set(err, SQ_E_ARG, "%s: %d vision files (mmproj*.gguf) beside it: give one as "
+                                    "mmproj", text, out->n);
 }
 
 /* Everything is copied or bound, so that the key-values can go afterwards. */
