@@ -66,8 +66,9 @@ enum {
 int tokenizer_encode(const tokenizer *t, const char *text, size_t size, unsigned flags,
                      int32_t **ids, int *n, sq_error *err);
 
-/* Whole sequence to text, control tokens left out: equal to decode(skip_special_tokens=True).
- * *text is malloc'ed, 0-terminated. */
+/* Whole sequence to text, control tokens left out: equal to decode(skip_special_tokens=True), but
+ * that bytes which make no character are U+FFFD one by one, as in SentencePiece; the tokenizers
+ * library gives up the whole run of byte pieces. *text is malloc'ed, 0-terminated. */
 int tokenizer_decode(const tokenizer *t, const int32_t *ids, int n, char **text, size_t *size,
                      sq_error *err);
 

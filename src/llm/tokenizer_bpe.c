@@ -194,18 +194,64 @@ static size_t put_rune(char *out, unsigned c)
     return 2;
 }
 
+/* The reference composes with the tables of Unicode 9: marks that came later stay where they are
+ * and join nothing. */
+static bool is_later_mark(utf8proc_int32_t c)
+{
+    static const int32_t span[][2] = {
+        {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+        {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
+        {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0xa82c, 0xa82c},   {0x10d24, 0x10d27},
+        {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85},
+        {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+        {0x11930, 0x11930}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0},
+        {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42},
+        {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1},
+        {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+        {0x1e4ec, 0x1e4ef},
+    };
+    for (size_t i = 0; i < sizeof span / sizeof *span && c >= span[i][0]; i++)
+        if (c <= span[i][1]) return true;
+    return false;
+}
+
+/* Appends the composed form of text[size], which is never longer than 3 times the text. */
+static bool compose(const char *text, size_t size, char *out, size_t *n)
+{
+    utf8proc_uint8_t *part = NULL;
+    if (size == 0) return true;
+    utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size,
+                                        &part, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    bool ok = len >= 0 && (size_t)len <= 3 * size;
+    if (ok) {
+        memcpy(out + *n, part, (size_t)len);
+        *n += (size_t)len;
+    }
+    free(part);
+    return ok;
+}
+
 char *bpe_normalize(const char *text, size_t size, size_t *n)
 {
-    utf8proc_uint8_t *out = NULL;
-    if (size > INT32_MAX / 4) return NULL;
-    utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size,
-                                        &out, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (len < 0) {
-        free(out);
-        return NULL;
+    size_t from = 0, c;
+    bool ok = size <= INT32_MAX / 8;
+    char *out = ok ? malloc(3 * size + 1) : NULL;
+    *n = 0;
+    for (size_t at = 0; out && ok && at < size; at += c) {
+        utf8proc_int32_t rune = -1;
+        c = utf8_size((const unsigned char *)text + at, size - at);
+        c += c == 0;
+        if (c < 2) continue;
+        utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)c, &rune);
+        if (!is_later_mark(rune)) continue;
+        ok = compose(text + from, at - from, out, n);
+        memcpy(out + *n, text + at, c);
+        *n += c;
+        from = at + c;
     }
-    *n = (size_t)len;
-    return (char *)out;
+    if (out && ok && compose(text + from, size - from, out, n)) return out;
+    free(out);
+    return NULL;
 }
 
 /* ---- encoding ---- */

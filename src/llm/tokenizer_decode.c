@@ -53,7 +53,13 @@ static int token_bytes(const tokenizer *t, int32_t id, unsigned char *out)
         break; /* a GGUF file may call anything a byte */
     default: break;
     }
-    if (t->v.kind == TOKENIZER_SPM) return marked_bytes(s, size, out);
+    if (t->v.kind == TOKENIZER_SPM) {
+        /* an added token that is looked for with the prefix has taken a space away */
+        bool lead = t->flag[id] & ADDED_NORMALIZED && t->mark == SPACE_MARK_NORMALIZER &&
+                    t->prefix == SPACE_PREFIX_ALWAYS;
+        out[0] = ' ';
+        return lead + marked_bytes(s, size, out + lead);
+    }
     if (t->type[id] == TOKEN_NORMAL) return alphabet_bytes(s, size, out);
     memcpy(out, s, size);
     return (int)size;
