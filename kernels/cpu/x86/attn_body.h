@@ -92,18 +92,37 @@ static void pack_keys(const attn_task *t, int head, int first, int n)
     }
 }
 
-/* vs[KB,dim_pad] = values [first, first + n) as f32; rows from n on zero. */
-static void pack_values(const attn_task *t, int head, int first, int n)
+/* vs[KB,dim_pad] = values [first, first + n) as f32; rows from n on zero. False when one of them is
+ * NaN or infinite. */
+static bool pack_values(const attn_task *t, int head, int first, int n)
 {
     int hd = t->d->head_dim;
+    __m256 zero = _mm256_setzero_ps(), rest = zero; /* 0 * v: NaN unless v is finite */
     size_t item = t->v->dtype == SQ_DTYPE_F16 ? 2 : 4;
     for (int j = 0; j < n; j++) {
         const unsigned char *row = kv_row(t->v, t->d, first + j, head);
-        for (int c = 0; c < hd; c += 8)
-            _mm256_storeu_ps(t->vs + j * t->dim_pad + c, l8_load(row + (size_t)c * item, t->v->dtype));
+        for (int c = 0; c < hd; c += 8) {
+            __m256 v = l8_load(row + (size_t)c * item, t->v->dtype);
+            _mm256_storeu_ps(t->vs + j * t->dim_pad + c, v);
+            rest = _mm256_fmadd_ps(v, zero, rest);
+        }
     }
     memset(t->vs + (int64_t)n * t->dim_pad, 0,
            (size_t)(ATTN_KB - n) * (size_t)t->dim_pad * sizeof *t->vs);
+    return _mm256_movemask_ps(_mm256_cmp_ps(rest, rest, _CMP_UNORD_Q)) == 0;
+}
+
+/* acc[n,dim] += p[n,keys] v[keys,dim] without the hidden keys: 0 * NaN would reach queries that do
+ * not see them. */
+static void add_seen_values(const attn_task *t, int n, int keys)
+{
+    for (int i = 0; i < n; i++) {
+        const float *p = t->s + (int64_t)i * ATTN_KB;
+        float *acc = t->acc + (int64_t)i * t->dim_pad;
+        for (int j = 0; j < keys; j++)
+            for (int c = 0; p[j] != 0 && c < t->d->head_dim; c++)
+                acc[c] += p[j] * t->vs[j * t->dim_pad + c];
+    }
 }
 
 /* qs[n,hd] = scale * q, rows up to a whole tile zero. */
@@ -153,15 +172,15 @@ LV_INLINE float max_row(const float *p, int n, float max)
 static void softmax_step(attn_task *t, int i, int lo, int hi, int first)
 {
     float *p = t->s + (int64_t)i * ATTN_KB, *acc = t->acc + (int64_t)i * t->dim_pad;
-    for (int j = 0; j < lo - first && j < ATTN_KB; j++)
-        p[j] = -INFINITY;
-    for (int j = hi > first ? hi - first : 0; j < ATTN_KB; j++)
-        p[j] = -INFINITY;
-    float max = max_row(p, ATTN_KB, t->max[i]);
-    if (max == -INFINITY) { /* nothing to see yet */
+    if (hi <= first || lo >= first + ATTN_KB) { /* nothing to see here */
         memset(p, 0, ATTN_KB * sizeof *p);
         return;
     }
+    for (int j = 0; j < lo - first; j++)
+        p[j] = -INFINITY;
+    for (int j = hi - first; j < ATTN_KB; j++)
+        p[j] = -INFINITY;
+    float max = max_row(p, ATTN_KB, t->max[i]);
     float keep = expf(t->max[i] - max);
     t->sum[i] = t->sum[i] * keep + exp_row(p, ATTN_KB, max);
     t->max[i] = max;
@@ -186,14 +205,17 @@ static void attn_block(attn_task *t, int head, int first, int n)
     for (int j = low / ATTN_KB * ATTN_KB; j < high; j += ATTN_KB) {
         int keys = high - j < ATTN_KB ? high - j : ATTN_KB;
         pack_keys(t, kv_head, j, keys);
-        pack_values(t, kv_head, j, keys);
+        bool finite = pack_values(t, kv_head, j, keys);
         attn_product(pad, ATTN_KB, hd, t->qs, hd, t->kt, ATTN_KB, t->s, ATTN_KB, false);
         for (int i = 0; i < n; i++) {
             attn_visible(d, first + i, &lo, &hi);
             softmax_step(t, i, lo, hi, j);
         }
-        attn_product(pad, t->dim_pad, keys, t->s, ATTN_KB, t->vs, t->dim_pad, t->acc, t->dim_pad,
-                     true);
+        if (finite)
+            attn_product(pad, t->dim_pad, keys, t->s, ATTN_KB, t->vs, t->dim_pad, t->acc,
+                         t->dim_pad, true);
+        else
+            add_seen_values(t, n, keys);
     }
     for (int i = 0; i < n; i++) {
         float *out = (float *)t->out->data + ((int64_t)(first + i) * d->n_head + head) * hd;
@@ -328,7 +350,7 @@ static void attn_rows_body(sq_backend *be, sq_tensor *score, const sq_tensor *q,
 /* Softmax (or logits) of a block of queries of one head, whole rows, added to its column sums and
  * to the queries' row sums. */
 static void means_block(attn_task *t, int head, int block, int n, int n_pad, int first, bool logits,
-                        float *s, float *col, double *given)
+                        float *s, double *col, double *given)
 {
     const attn_desc *d = t->d;
     int kv_head = head / (d->n_head / d->n_head_kv), hd = d->head_dim;
@@ -363,7 +385,7 @@ static void attn_means_body(sq_backend *be, sq_tensor *received, sq_tensor *give
 {
     int n = d->n_kv, m = n - first, n_block = (n + ATTN_QB - 1) / ATTN_QB;
     int n_pad = (n + ATTN_KB - 1) / ATTN_KB * ATTN_KB;
-    float *col = calloc((size_t)n_block * (size_t)m + 1, sizeof *col);
+    double *col = calloc((size_t)n_block * (size_t)m + 1, sizeof *col);
     double *row = calloc((size_t)m + 1, sizeof *row);
     bool failed = !col || !row;
 #pragma omp parallel num_threads(be->n_threads) reduction(|| : failed)

@@ -54,10 +54,11 @@ LV_INLINE float row_squares(const float *x, int64_t n, float mean)
     return sum;
 }
 
-/* Parameters as f32; NULL when memory is out. f32 ones are used in place. */
+/* Parameters as f32; NULL when memory is out. f32 ones are used in place unless a mapped file put
+ * them at an odd address. */
 static const float *param_f32(sq_backend *be, const sq_tensor *t, arena *mem)
 {
-    if (t->dtype == SQ_DTYPE_F32) return t->data;
+    if (t->dtype == SQ_DTYPE_F32 && (size_t)t->data % _Alignof(float) == 0) return t->data;
     float *out = arena_alloc(mem, (size_t)t->shape[0] * sizeof *out);
     if (out)
         convert_to_f32(out, t->data, t->dtype, t->shape[0]);
