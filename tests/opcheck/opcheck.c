@@ -1,0 +1,159 @@
+/* opcheck [--backend cpu] [--mask none|avx2|avx512|all] [--compute f32|bf16] [--slot NAME]
+ *         [--threads N] [--self-test]
+ * Exits 0 when every check passed, 1 when one failed, 2 on a bad argument, 77 when this machine
+ * cannot run what was asked for. The last line counts. */
+#include "opcheck.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { EXIT_SKIP = 77 };
+
+const oc_slot oc_slots[] = {
+    {"by hand", oc_check_by_hand},
+    {"patchify", oc_check_patchify},
+    {"embed", oc_check_embed},
+    {"linear", oc_check_linear},
+    {"layer_norm", oc_check_layer_norm},
+    {"rms_norm", oc_check_rms_norm},
+    {"rope", oc_check_rope},
+    {"kv_append", oc_check_kv_append},
+    {"attn", oc_check_attn},
+    {"attn_rows", oc_check_attn_rows},
+    {"attn_means", oc_check_attn_means},
+    {"silu_mul", oc_check_silu_mul},
+    {"activate", oc_check_activate},
+    {"add", oc_check_add},
+    {"select_rows", oc_check_select_rows},
+    {NULL, NULL},
+};
+
+typedef struct options {
+    backend_options backend;
+    const char *slot;
+    unsigned need; /* CPU features that the mask asks for */
+    bool self_test;
+} options;
+
+static int parse_mask(options *o, const char *text)
+{
+    if (strcmp(text, "all") == 0) return 0;
+    if (cpu_mask_parse(text, &o->backend.cpu_mask)) return 2;
+    o->need = o->backend.cpu_mask & ~(unsigned)(SQ_CPU_NOTHING | SQ_CPU_ONEDNN);
+    return 0;
+}
+
+static int parse_compute(options *o, const char *text)
+{
+    static const char *const name[] = {"auto", "f32", "bf16"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, name[i]) == 0) {
+            o->backend.compute = (sq_compute)i;
+            return 0;
+        }
+    return 2;
+}
+
+static int parse_slot(options *o, const char *text)
+{
+    o->slot = text;
+    for (const oc_slot *s = oc_slots; s->name; s++)
+        if (strcmp(s->name, text) == 0) return 0;
+    return 2;
+}
+
+static int parse(options *o, int argc, char **argv)
+{
+    *o = (options){.backend = {.name = "cpu", .compute = SQ_COMPUTE_F32}};
+    for (int i = 1; i < argc; i++) {
+        const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
+        int rc = 0;
+        if (strcmp(flag, "--self-test") == 0) {
+            o->self_test = true;
+            continue;
+        }
+        if (strcmp(flag, "--mask") == 0)
+            rc = parse_mask(o, value);
+        else if (strcmp(flag, "--compute") == 0)
+            rc = parse_compute(o, value);
+        else if (strcmp(flag, "--slot") == 0)
+            rc = parse_slot(o, value);
+        else if (strcmp(flag, "--backend") == 0)
+            o->backend.name = value;
+        else if (strcmp(flag, "--threads") == 0)
+            rc = (o->backend.n_threads = atoi(value)) > 0 ? 0 : 2;
+        else
+            rc = 2;
+        if (rc) {
+            fprintf(stderr, "opcheck: %s %s: not understood\n", flag, value);
+            return rc;
+        }
+        i++;
+    }
+    return 0;
+}
+
+static void run_slots(oc_run *r, const char *only)
+{
+    for (const oc_slot *s = oc_slots; s->name; s++) {
+        if (only && strcmp(s->name, only) != 0) continue;
+        r->seed = 1;
+        s->check(r);
+    }
+}
+
+static void print_table(const oc_run *r)
+{
+    printf("%-12s %8s %6s %8s %8s %10s %10s %9s\n", "slot", "checks", "failed", "rel. L2", "max",
+           "L2 used", "max used", "of allowed");
+    for (int i = 0; i < oc_tolerance_count(); i++) {
+        const oc_slot_count *c = &r->count[i];
+        const oc_tolerance *t = oc_tolerance_row(i);
+        if (c->checks)
+            printf("%-12s %8ld %6ld %8.1g %8.1g %8.0f %% %8.0f %%  %s\n", t->slot, c->checks,
+                   c->failed, t->rel_l2, t->max, 100 * c->worst_l2, 100 * c->worst_max, t->why);
+    }
+}
+
+static int run_all(oc_run *r, const options *o)
+{
+    r->bf16 = r->be->compute == SQ_COMPUTE_BF16;
+    r->ops = r->be->ops;
+    ops_init_ref(&r->ref);
+    printf("%s\n", r->be->describe);
+    if (o->self_test) {
+        oc_self_test(r);
+    } else {
+        run_slots(r, o->slot);
+        print_table(r);
+    }
+    printf("%ld checks, %ld failed\n", r->checks, r->failed);
+    return r->failed || !r->checks ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static oc_run r;
+    options o;
+    sq_error err = {0};
+    int rc = parse(&o, argc, argv);
+    if (rc) return rc;
+    if ((cpu_detect() & o.need) != o.need) {
+        printf("skipped: this CPU lacks what the mask asks for\n");
+        return EXIT_SKIP;
+    }
+    backend_options plain = {
+        .name = "cpu", .n_threads = 1, .compute = SQ_COMPUTE_F32, .cpu_mask = SQ_CPU_NOTHING};
+    rc = backend_open(&r.be, &o.backend, &err);
+    if (!rc) rc = backend_open(&r.ref_be, &plain, &err);
+    if (rc) {
+        printf("skipped: %s\n", err.text);
+        rc = rc == SQ_E_BACKEND ? EXIT_SKIP : 1;
+    } else {
+        rc = run_all(&r, &o);
+    }
+    backend_close(&r.be);
+    backend_close(&r.ref_be);
+    return rc;
+}

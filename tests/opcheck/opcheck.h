@@ -1,0 +1,150 @@
+/* opcheck: every slot of a backend's op table against the plain C reference.
+ *
+ * A case opens with oc_begin, makes its tensors (oc_in, oc_out, oc_inout), uploads them with
+ * oc_upload, calls the slot on the `dev` views and the reference on the `want` views, and ends
+ * with oc_end, which compares outputs, canaries and inputs. Device memory is reached only through
+ * the backend's own alloc, write and read. */
+#ifndef OPCHECK_H
+#define OPCHECK_H
+
+#include "kernels/backend.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum oc_fill {
+    OC_RANDOM, /* uniform in [-1, 1) */
+    OC_WIDE,   /* a mix: an eighth near zero, an eighth a thousand times larger */
+    OC_TIES,   /* few values, many of them equal */
+    OC_TINY,   /* denormal numbers and the smallest normal ones */
+    OC_HUGE,   /* around 1e15: squares still fit f32 */
+    OC_ZERO,
+    OC_OFFSET, /* 1000 + noise: what cancels must not be lost */
+    OC_ONE_PER /* 1 / (row length): sums stay small */
+} oc_fill;
+
+/* How an element's error is measured: against its own value or the largest of its row; or the
+ * case gives `scale` itself, one number an element. */
+typedef enum oc_measure { OC_BY_VALUE, OC_BY_ROW } oc_measure;
+
+/* One tensor of a case, between canaries. */
+typedef struct oc_buf {
+    sq_tensor dev;  /* what the slot gets; dev_mem plus the front canary */
+    sq_tensor host; /* the values that were uploaded */
+    sq_tensor want; /* outputs: the reference works here */
+    unsigned char *host_mem, *want_mem;
+    void *dev_mem;
+    size_t at, bytes, size; /* payload's place, its size, all with canaries */
+    bool output;
+    oc_measure measure;
+    double *scale; /* [count] or NULL */
+} oc_buf;
+
+enum { OC_MAX_BUFS = 12 };
+
+/* Allowed errors of one slot; the table is in opcheck_tolerance.c. "linear bf16" is linear's row
+ * with bf16 compute. */
+typedef struct oc_tolerance {
+    const char *slot;
+    double
+        rel_l2;   /* |y - ref| / |ref|, over the whole output; or |scale| max / 4 if that is more */
+    double max;   /* of any element's error / its scale */
+    double floor; /* absolute error that is always allowed: rounding of denormal numbers */
+    const char *why;
+} oc_tolerance;
+
+typedef struct oc_slot_count {
+    long checks, failed;
+    double worst_l2, worst_max; /* share of the tolerance used */
+} oc_slot_count;
+
+typedef struct oc_run {
+    sq_backend *be;
+    sq_ops ops; /* the table under test: the backend's, or with a planted fault */
+    sq_ops ref;
+    sq_backend *ref_be; /* plain C on the host */
+    const oc_tolerance *tol;
+    char text[256]; /* the present case */
+    oc_buf buf[OC_MAX_BUFS];
+    int n_buf;
+    bool bf16;      /* compute is bf16 */
+    bool fill_bf16; /* fills make values that bf16 holds too */
+    uint64_t seed;
+    bool quiet, stop_early; /* self-test: nothing printed, first failure ends the slot */
+    long checks, failed, printed;
+    oc_slot_count count[32]; /* by tolerance row */
+} oc_run;
+
+/* False when the case must not run (self-test, after the first failure). */
+bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+sq_tensor oc_none(void);
+oc_buf *oc_in(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill);
+/* A weight as it lies in a mapped file: on the CPU even f32 may be 2-byte aligned. */
+oc_buf *oc_stored(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill);
+oc_buf *oc_out(oc_run *r, int64_t rows, int64_t cols);
+oc_buf *oc_inout(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill);
+/* Values of an input before the upload; f32 only. */
+float *oc_values(const oc_buf *b);
+/* Scale of every element, to be filled by the case. */
+double *oc_scale(oc_buf *b);
+void oc_upload(oc_run *r);
+void oc_end(oc_run *r);
+/* Ends a case like oc_end when outputs agree with `want` or, all of them, with `other`. */
+void oc_end_either(oc_run *r, const oc_buf *out, const float *other);
+/* A check of the case that is no comparison of tensors. */
+void oc_expect(oc_run *r, bool ok, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* A vector view [n] of a buffer made with one row. */
+sq_tensor oc_vector(const sq_tensor *t);
+
+void *oc_alloc(size_t size); /* ends the program when memory is out */
+double oc_uniform(oc_run *r);
+int oc_pick(oc_run *r, int n); /* 0 .. n-1 */
+bool oc_is_finite(float f);
+bool oc_is_nan(float f);
+const char *oc_fill_name(oc_fill f);
+const oc_tolerance *oc_tolerance_find(const char *slot);
+int oc_tolerance_count(void);
+const oc_tolerance *oc_tolerance_row(int i);
+
+/* Drops copies that a backend keeps of weights, before their memory is freed. */
+void oc_forget_weights(oc_run *r);
+
+/* The slots' cases, and which slots they serve. */
+typedef struct oc_slot {
+    const char *name;
+    void (*check)(oc_run *r);
+} oc_slot;
+extern const oc_slot oc_slots[]; /* ends with name NULL */
+
+void oc_check_linear(oc_run *r);
+void oc_check_layer_norm(oc_run *r);
+void oc_check_rms_norm(oc_run *r);
+void oc_check_activate(oc_run *r);
+void oc_check_silu_mul(oc_run *r);
+void oc_check_add(oc_run *r);
+void oc_check_patchify(oc_run *r);
+void oc_check_embed(oc_run *r);
+void oc_check_rope(oc_run *r);
+void oc_check_kv_append(oc_run *r);
+void oc_check_select_rows(oc_run *r);
+void oc_check_attn(oc_run *r);
+void oc_check_attn_rows(oc_run *r);
+void oc_check_attn_means(oc_run *r);
+
+/* Numbers worked out by hand from the formulas of ops.h: they check the reference too. */
+void oc_check_by_hand(oc_run *r);
+
+/* Every planted fault must be reported; counts one check a fault. */
+void oc_self_test(oc_run *r);
+
+/* Times the hot slots. */
+int oc_bench(sq_backend *be);
+
+/* Milliseconds of a bare oneDNN product in f32 or bf16, or 0 when it is not built in; the pointers
+ * are host memory. */
+double oc_bare_product_ms(const float *x, const float *w, float *y, int n, int in, int out,
+                          bool bf16, int n_threads);
+
+#endif
