@@ -9,7 +9,7 @@
     "helpful, detailed, and polite answers to the user's questions. "
 #define LLAVA_SYSTEM                                                                               \
     "A chat between a curious human and an artificial intelligence assistant. The assistant "      \
-    "gives helpful, detailed, and polite answers to the human's questions."
+    "gives helpful, detailed, and polite answers to the human's questions. "
 #define LLAMA3_SYSTEM                                                                              \
     "You are a helpful language and vision assistant. You are able to understand the visual "      \
     "content that the user provides, and assist the user with a variety of tasks using natural "   \
@@ -18,7 +18,7 @@
 /* Texts of haotian-liu/LLaVA conversation.py and, for llama3, of LLaVA-VL/LLaVA-NeXT. */
 const prompt_template prompt_templates[] = {
     {"vicuna_v1", VICUNA_SYSTEM, "USER: ", " ASSISTANT:", "</s>", {NULL}},
-    {"llava_v1", LLAVA_SYSTEM "###", "Human: ", "###Assistant:", "###", {"###", NULL}},
+    {"llava_v1", LLAVA_SYSTEM, "USER: ", " ASSISTANT:", "</s>", {NULL}},
     {"mistral_instruct", "", "[INST] ", " [/INST]", "</s>", {NULL}},
     {"chatml", "<|im_start|>system\nAnswer the questions.<|im_end|>", "<|im_start|>user\n",
      "<|im_end|><|im_start|>assistant\n", "<|im_end|>", {"<|im_end|>", NULL}},

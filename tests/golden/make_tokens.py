@@ -119,7 +119,8 @@ def small_llama3(texts):
         pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
-    train(tok, texts, ["<|begin_of_text|>", "<|eot_id|>"])
+    train(tok, texts, ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>",
+                       "<|end_header_id|>", "<|im_start|>", "<|im_end|>"])
     tok = with_pieces(tok, ["\u0120quick", "\u0120fox", "Hello", "1234", "quickly"])
     odd_tokens(tok)
     tok.post_processor = processors.Sequence([

@@ -128,8 +128,7 @@ static void vectors_of_llama_with_bos(void **state)
     size_t size;
     int count = 0;
     tokenizer *t = open_spm_asset(asset_path(ASSET_LLAMA));
-    char *file = read_whole(asset_path("assets/tokenizers/llama-spm/llama-tokenizer-js-vectors.txt"),
-                            &size);
+    char *file = read_whole(asset_path(ASSET_LLAMA_JS), &size);
     assert_non_null(t);
     assert_non_null(file);
     for (char *line = strtok(file, "\n"); line; line = strtok(NULL, "\n"), count++) {

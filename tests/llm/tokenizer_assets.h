@@ -199,7 +199,10 @@ static const char *const qwen2_special[] = {"<|endoftext|>", "<|im_start|>", "<|
 #define ASSET_DEMO "demo/tokenizer.json"
 #define ASSET_LLAMA "assets/tokenizers/llama-spm/tokenizer.model"
 #define ASSET_LLAMA_GGUF "assets/tokenizers/llama-spm/ggml-vocab-llama-spm.gguf"
+#define ASSET_LLAMA_JS "assets/tokenizers/llama-spm/llama-tokenizer-js-vectors.txt"
 #define ASSET_MISTRAL "assets/tokenizers/mistral/tokenizer.model.v1"
+#define ASSET_MISTRAL_TEXT "assets/tokenizers/mistral/samples_no_tools_sample.json"
+#define ASSET_MISTRAL_IDS "assets/tokenizers/mistral/samples_no_tools_tokens_v1.json"
 #define ASSET_GPT2 "assets/tokenizers/gpt2/ggml-vocab-gpt-2.gguf"
 #define ASSET_QWEN2 "assets/tokenizers/qwen2/qwen.tiktoken"
 
