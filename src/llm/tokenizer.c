@@ -204,8 +204,10 @@ static char *added_text(tokenizer *t, int id, size_t *n)
     unsigned flags = t->flag[id];
     char *own = NULL;
     *n = t->size[id];
-    if (flags & ADDED_INNER || (flags & ADDED_NORMALIZED && t->mark == SPACE_MARK_NORMALIZER))
-        own = spm_normalize(t, t->text[id], *n, !(flags & ADDED_INNER), n);
+    if (flags & ADDED_INNER)
+        own = spm_mark(t->text[id], *n, n);
+    else if (flags & ADDED_NORMALIZED && t->mark == SPACE_MARK_NORMALIZER)
+        own = spm_normalize(t, t->text[id], *n, true, n);
     else if (flags & ADDED_NORMALIZED && t->nfc)
         own = bpe_normalize(t->text[id], *n, n);
     else

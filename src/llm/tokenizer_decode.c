@@ -110,8 +110,8 @@ int token_stream_next(token_stream *s, int32_t id, char *out, int cap)
     memcpy(buf, s->held, n);
     n += (size_t)token_bytes(s->t, id, buf + n);
     if (!s->started && n > 0) {
-        s->started = true;
-        if (s->t->strip_first && buf[0] == ' ') at = 1;
+        at = s->t->strip_first && buf[0] == ' ';
+        s->started = !s->t->trim_spaces || at < n; /* trimmed: the next piece's space goes too */
     }
     while (at < n && used + 4 <= cap) {
         bool open = false;

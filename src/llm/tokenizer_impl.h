@@ -135,8 +135,9 @@ void bpe_name_pre(tokenizer *t, const char *pattern);
 void bpe_close(tokenizer *t);
 
 /* Text as the model sees it before added tokens of ADDED_NORMALIZED are looked for; malloc'ed,
- * NULL when memory is out. first: the text's beginning. */
+ * NULL when memory is out. first: the text's beginning. spm_mark only turns spaces into U+2581. */
 char *spm_normalize(const tokenizer *t, const char *text, size_t size, bool first, size_t *n);
+char *spm_mark(const char *text, size_t size, size_t *n);
 char *bpe_normalize(const char *text, size_t size, size_t *n);
 
 /* Encoders of one normalised stretch of text without added tokens. */

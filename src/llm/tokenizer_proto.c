@@ -170,7 +170,7 @@ static int build(tokenizer **out, spm_file *s, proto p, const char *dir)
     t->prefix = s->prefix ? SPACE_PREFIX_ALWAYS : SPACE_PREFIX_NEVER;
     t->mark = SPACE_MARK_NORMALIZER;
     t->trim_spaces = s->trim;
-    t->strip_first = s->prefix;
+    t->strip_first = s->prefix || s->trim;
     t->no_fallback = !s->fallback;
     if (dir) TRY(tokenizer_config_spaces(t, dir, s->err));
     if (dir) TRY(tokenizer_config_tokens(t, dir, s->err));

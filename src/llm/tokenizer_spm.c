@@ -191,6 +191,13 @@ char *spm_normalize(const tokenizer *t, const char *text, size_t size, bool firs
     return out;
 }
 
+char *spm_mark(const char *text, size_t size, size_t *n)
+{
+    char *out = size < SIZE_MAX / 4 ? malloc(size * 3 + 1) : NULL;
+    if (out) *n = put_marks(text, size, false, out);
+    return out;
+}
+
 /* Metaspace cuts in front of every mark when it is asked to. */
 static void encode_marked(const tokenizer *t, const char *text, size_t size, id_list *out)
 {

@@ -4,7 +4,7 @@
     SQ_SHARED=../../../shared python3 make_tokens.py
 
 tokens/kinds.json    what random strings are made of; read here and by the test, not written
-tokens/*.json        small tokenizers trained on such strings, for settings that are rare
+tokens/small_*       small tokenizers trained on such strings, for settings that are rare
 tokens/golden.json   the sets: name, count, whether special tokens are matched
 tokens/golden.bin    32 bits per set and string: a hash of the ids and of the decoded text
 
@@ -13,6 +13,7 @@ packages write the same bytes. --show SET I prints one string with its ids.
 """
 import argparse
 import base64
+import io
 import json
 import os
 import struct
@@ -82,13 +83,17 @@ def fnv(data, h=1469598103934665603):
 
 # ---- small tokenizers ----
 
+def latin(texts):
+    """Only Latin (which rare characters a limit drops is not defined), no NUL (squint's JSON reader
+    ends strings there) and nothing that looks like a byte piece."""
+    return ["".join(c for c in t if "\0" < c < "\u0180") for t in texts if "<0x" not in t]
+
+
 def train(tok, texts, specials):
-    """Without byte pieces only Latin (which rare characters a limit drops is not defined), no NUL
-    (squint's JSON reader ends strings there) and no pieces that look like bytes."""
     byte_level = isinstance(tok.decoder, decoders.ByteLevel)
     alphabet = pre_tokenizers.ByteLevel.alphabet() if byte_level else []
     if not byte_level:
-        texts = ["".join(c for c in t if "\0" < c < "\u0180") for t in texts if "<0x" not in t]
+        texts = latin(texts)
     tok.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=900, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
 
@@ -165,6 +170,16 @@ def small_prepend(texts):
     return json.loads(tok.to_str())
 
 
+def small_spm(texts, **options):
+    model = io.BytesIO()
+    lines = [t.replace("\n", " ") for t in latin(texts)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=900,
+        normalization_rule_name="identity", character_coverage=1.0, num_threads=1,
+        minloglevel=2, user_defined_symbols=["<image>", "word", "<both>"], **options)
+    return model.getvalue()
+
+
 # ---- shared tokenizers ----
 
 def gpt2():
@@ -235,7 +250,7 @@ def spm_runner(path):
 
     def run(text):
         ids = sp.encode(text)
-        return ids, sp.decode(ids)
+        return ids, sp.decode([i for i in ids if i != sp.unk_id()])
     return run
 
 
@@ -263,6 +278,8 @@ def all_sets():
     for name in ["small_llama3", "small_gpt2", "small_metaspace", "small_words", "small_prepend"]:
         sets[name] = (2000, True, name == "small_llama3", lambda n=name: runner(
             small(n), True, bos=n == "small_llama3"))
+    for name in ["small_trim", "small_unk"]:
+        sets[name] = (2000, False, False, lambda n=name: spm_runner(HERE / f"{n}.model"))
     sets["small_llama3/plain"] = (2000, False, False, lambda: runner(small("small_llama3"), False))
     return sets
 
@@ -281,6 +298,10 @@ def write_small(kinds):
     for name, j in made.items():
         text = json.dumps(j, ensure_ascii=True, separators=(",", ":"))
         (HERE / f"{name}.json").write_text(text + "\n")
+    (HERE / "small_trim.model").write_bytes(small_spm(
+        texts, byte_fallback=True, remove_extra_whitespaces=True))
+    (HERE / "small_unk.model").write_bytes(small_spm(
+        texts, add_dummy_prefix=False, remove_extra_whitespaces=False))
 
 
 def main():

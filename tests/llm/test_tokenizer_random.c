@@ -189,6 +189,13 @@ static void small_prepend(void **state)
     check_set(open_json_asset(golden_path("small_prepend.json")), "small_prepend");
 }
 
+static void small_spm(void **state)
+{
+    (void)state;
+    check_set(open_spm_asset(golden_path("small_trim.model")), "small_trim");
+    check_set(open_spm_asset(golden_path("small_unk.model")), "small_unk");
+}
+
 /* ---- from the shared assets ---- */
 
 static void need(const char *name)
@@ -239,9 +246,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_llama3), cmocka_unit_test(small_gpt2),
         cmocka_unit_test(small_metaspace), cmocka_unit_test(small_prepend),
-        cmocka_unit_test(demo),         cmocka_unit_test(llama),
-        cmocka_unit_test(mistral),      cmocka_unit_test(gpt2),
-        cmocka_unit_test(qwen2),
+        cmocka_unit_test(small_spm),    cmocka_unit_test(demo),
+        cmocka_unit_test(llama),        cmocka_unit_test(mistral),
+        cmocka_unit_test(gpt2),         cmocka_unit_test(qwen2),
     };
     return cmocka_run_group_tests(tests, make_strings, drop_strings);
 }
