@@ -1,5 +1,5 @@
 /* opcheck [--backend cpu] [--mask none|avx2|avx512|all] [--compute f32|bf16] [--slot NAME]
- *         [--threads N] [--self-test]
+ *         [--threads N] [--self-test | --bench]
  * Exits 0 when every check passed, 1 when one failed, 2 on a bad argument, 77 when this machine
  * cannot run what was asked for. The last line counts. */
 #include "opcheck.h"
@@ -33,7 +33,7 @@ typedef struct options {
     backend_options backend;
     const char *slot;
     unsigned need; /* CPU features that the mask asks for */
-    bool self_test;
+    bool bench, self_test;
 } options;
 
 static int parse_mask(options *o, const char *text)
@@ -69,8 +69,8 @@ static int parse(options *o, int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         int rc = 0;
-        if (strcmp(flag, "--self-test") == 0) {
-            o->self_test = true;
+        if (strcmp(flag, "--bench") == 0 || strcmp(flag, "--self-test") == 0) {
+            *(flag[2] == 'b' ? &o->bench : &o->self_test) = true;
             continue;
         }
         if (strcmp(flag, "--mask") == 0)
@@ -151,7 +151,7 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", err.text);
         rc = rc == SQ_E_BACKEND ? EXIT_SKIP : 1;
     } else {
-        rc = run_all(&r, &o);
+        rc = o.bench ? oc_bench(&r) : run_all(&r, &o);
     }
     backend_close(&r.be);
     backend_close(&r.ref_be);

@@ -140,11 +140,17 @@ void oc_check_by_hand(oc_run *r);
 void oc_self_test(oc_run *r);
 
 /* Times the hot slots. */
-int oc_bench(sq_backend *be);
+int oc_bench(oc_run *r);
 
-/* Milliseconds of a bare oneDNN product in f32 or bf16, or 0 when it is not built in; the pointers
+/* Milliseconds of repeats: the median, and the best for machines that are busy with other work. */
+typedef struct oc_time {
+    double median, best;
+} oc_time;
+oc_time oc_time_of(double *ms, int n);
+
+/* Times a bare oneDNN product in f32 or bf16; 0 when it is not built in or cannot; the pointers
  * are host memory. */
-double oc_bare_product_ms(const float *x, const float *w, float *y, int n, int in, int out,
-                          bool bf16, int n_threads);
+oc_time oc_bare_product(const float *x, const float *w, float *y, int n, int in, int out, bool bf16,
+                        int n_threads);
 
 #endif

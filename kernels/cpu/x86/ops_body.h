@@ -1,7 +1,7 @@
 /* Norms, activations, RoPE and row moves on lv vectors, compiled once an instruction set. Each
  * function ends its rows with the same arithmetic on a padded vector, so no tail differs. */
 #include "kernels/backend.h"
-#include "kernels/cpu/x86/vec_math.h"
+#include "kernels/cpu/x86/vec_act.h"
 
 #include <math.h>
 
@@ -104,32 +104,22 @@ static void rms_norm_body(sq_backend *be, sq_tensor *y, const sq_tensor *x, cons
 
 /* ---- activations ---- */
 
-LV_INLINE lv lv_gelu_tanh(lv x)
+LV_INLINE void activate_type(float *to, const float *from, int64_t n, sq_act act)
 {
-    /* 0.5 x (1 + tanh u) = x / (1 + exp(-2u)) */
-    lv u = lv_mul(x, lv_fma(lv_mul(x, x), lv_set1(0.044715f * 0.7978845608f), lv_set1(0.7978845608f)));
-    return lv_div(x, lv_add(lv_set1(1.0f), lv_exp(lv_mul(u, lv_set1(-2.0f)))));
-}
-
-LV_INLINE lv act_vector(lv x, sq_act act)
-{
-    if (act == SQ_ACT_SILU) return lv_swish(x, 1.0f);
-    if (act == SQ_ACT_QUICK_GELU) return lv_swish(x, 1.702f);
-    if (act == SQ_ACT_GELU_TANH) return lv_gelu_tanh(x);
-    return x;
+    int64_t i = 0;
+    for (; i + LV <= n; i += LV)
+        lv_store(to + i, lv_act(lv_loadf(from + i), act));
+    if (i < n) store_part(to + i, lv_act(load_part(from + i, n - i), act), n - i);
 }
 
 static void activate_span(float *to, const float *from, int64_t n, sq_act act)
 {
-    int64_t i = 0;
-    if (act == SQ_ACT_GELU) { /* exact erf: libm's, as accurate as the reference asks for */
-        for (; i < n; i++)
-            to[i] = 0.5f * from[i] * erfcf(-from[i] * 0.70710678f);
-        return;
+    switch (act) {
+    case SQ_ACT_GELU: activate_type(to, from, n, SQ_ACT_GELU); break;
+    case SQ_ACT_GELU_TANH: activate_type(to, from, n, SQ_ACT_GELU_TANH); break;
+    case SQ_ACT_QUICK_GELU: activate_type(to, from, n, SQ_ACT_QUICK_GELU); break;
+    default: activate_type(to, from, n, SQ_ACT_SILU); break;
     }
-    for (; i + LV <= n; i += LV)
-        lv_store(to + i, act_vector(lv_loadf(from + i), act));
-    if (i < n) store_part(to + i, act_vector(load_part(from + i, n - i), act), n - i);
 }
 
 enum { SPAN = 4096 };
@@ -221,6 +211,14 @@ LV_INLINE void to_f32_span(float *to, const unsigned char *from, sq_dtype t, int
     if (i < n) convert_to_f32(to + i, from + (size_t)i * item, t, n - i);
 }
 
+static void q8_0_span(float *to, const unsigned char *block, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += Q8_0_BLOCK, block += sizeof(block_q8_0))
+        for (int v = 0; v < Q8_0_BLOCK; v += LV)
+            lv_store(to + i + v,
+                     lv_mul(lv_set1(lv_scale(block)), lv_load(block + 2 + v, SQ_DTYPE_Q8_0)));
+}
+
 static void embed_body(sq_backend *be, sq_tensor *y, const sq_tensor *w, const int32_t *ids, int n)
 {
     int64_t dim = w->shape[1];
@@ -233,6 +231,8 @@ static void embed_body(sq_backend *be, sq_tensor *y, const sq_tensor *w, const i
             to_f32_span(to, from, SQ_DTYPE_F16, dim);
         else if (w->dtype == SQ_DTYPE_BF16)
             to_f32_span(to, from, SQ_DTYPE_BF16, dim);
+        else if (w->dtype == SQ_DTYPE_Q8_0)
+            q8_0_span(to, from, dim);
         else
             convert_to_f32(to, from, w->dtype, dim);
     }
