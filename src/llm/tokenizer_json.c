@@ -236,7 +236,9 @@ static int read_model(reader *r, const json_doc *doc)
     TRY(json_bool(doc, "model.byte_fallback", &fallback, r->err));
     TRY(json_bool(doc, "model.ignore_merges", &t->ignore_merges, r->err));
     if (*prefix || *suffix)
-        return unsupported(r, "model", "continuing_subword_prefix or end_of_word_suffix");
+        return unsupported(r, *prefix ? "model.continuing_subword_prefix"
+                                      : "model.end_of_word_suffix",
+                           *prefix ? prefix : suffix);
     t->keep_unk = !fuse;
     t->no_fallback = !fallback;
     for (int i = 0; *unk && i < t->v.n_token && t->v.unk < 0; i++)
