@@ -291,8 +291,11 @@ static int put_tokenizer(conversion *c, arena *mem, const sq_log *log)
                {"tokenizer.ggml.eos_token_id", v->eos},
                {"tokenizer.ggml.unknown_token_id", v->unk},
                {"tokenizer.ggml.padding_token_id", v->pad}};
+    if (!spm && strcmp(v->pre, "unknown") == 0)
+        return error_set(c->err, SQ_E_UNSUPPORTED,
+                         "%s: GGUF has no name for the tokenizer's splitting pattern", c->m->path);
     gguf_put_string(c->w, "tokenizer.ggml.model", spm ? "llama" : "gpt2");
-    gguf_put_string(c->w, "tokenizer.ggml.pre", spm || !v->pre ? "default" : v->pre);
+    gguf_put_string(c->w, "tokenizer.ggml.pre", spm ? "default" : v->pre);
     TRY(put_tokens(c, mem, log));
     /* of an SPM vocabulary only squint reads them: they keep its tokens exact */
     if (v->n_merge) gguf_put_strings(c->w, "tokenizer.ggml.merges", v->merge, v->n_merge);

@@ -75,7 +75,8 @@ static void expect_error(int code, const char *part)
     if (!strstr(err.text, part)) fail_msg("\"%s\" does not mention \"%s\"", err.text, part);
 }
 
-static void expect_ids(const tokenizer *t, const char *text, unsigned flags, const char *const *want)
+static void expect_ids(const tokenizer *t, const char *text, unsigned flags,
+                       const char *const *want)
 {
     int32_t *ids;
     int n, i = 0;
