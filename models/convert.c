@@ -467,6 +467,10 @@ int model_convert(const model *m, const char *dir_out, const char *name, sq_dtyp
         return error_set(err, SQ_E_ARG, "name: expected 1..200 characters without '/'");
     if (!file_is_dir(dir_out))
         return error_set(err, SQ_E_IO, "%s: no such directory", dir_out);
+    if (m->dec.cfg.window && m->dec.cfg.window_from)
+        return error_set(err, SQ_E_UNSUPPORTED,
+                         "%s: GGUF has no key for a sliding window that begins at layer %d", m->path,
+                         m->dec.cfg.window_from);
     int rc = gguf_writer_open(&text.w, err);
     if (!rc) rc = gather_text(&text, name, &mem, log);
     if (!rc && m->vit.layer) {

@@ -116,12 +116,28 @@ static int bind_projector(model *m, sq_error *err)
     return bind_optional(&b, "image_newline", p->out_dim, &p->newline);
 }
 
+/* Biases that some LLaMA descendants have there and the decoder does not add. */
+static int refuse_biases(const binder *b)
+{
+    static const char *const name[] = {"self_attn.o_proj.bias", "mlp.gate_proj.bias",
+                                       "mlp.up_proj.bias", "mlp.down_proj.bias"};
+    char full[256];
+    for (int i = 0; i < 4; i++) {
+        snprintf(full, sizeof full, "%s%s", b->prefix, name[i]);
+        if (weight_find(b->w, full))
+            return error_set(b->err, SQ_E_UNSUPPORTED, "%s: tensor %s is not supported",
+                             weight_find(b->w, full)->file, full);
+    }
+    return SQ_OK;
+}
+
 static int bind_decoder_layer(const binder *b, const decoder_config *c, int i, decoder_layer *l)
 {
     char prefix[128];
     int q = c->n_head * c->head_dim, kv = c->n_head_kv * c->head_dim;
     snprintf(prefix, sizeof prefix, "%slayers.%d.", b->prefix, i);
     binder s = {b->w, prefix, b->err};
+    TRY(refuse_biases(&s));
     TRY(bind(&s, "input_layernorm.weight", c->dim, 0, &l->attn_norm));
     TRY(bind(&s, "self_attn.q_proj.weight", q, c->dim, &l->q_w));
     TRY(bind(&s, "self_attn.k_proj.weight", kv, c->dim, &l->k_w));
@@ -152,7 +168,7 @@ static int bind_decoder(model *m, bool tied, sq_error *err)
     TRY(bind(&b, "embed_tokens.weight", c->n_vocab, c->dim, &d->tok_embd));
     TRY(bind(&b, "norm.weight", c->dim, 0, &d->norm));
     const char *head = find_prefix(&m->weights, heads, "lm_head.weight");
-    if (head && !tied) {
+    if (head) { /* even when tied: transformers 5 believes the file */
         binder h = {&m->weights, head, err};
         TRY(bind(&h, "lm_head.weight", c->n_vocab, c->dim, &d->head));
     } else if (tied) {

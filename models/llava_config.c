@@ -68,6 +68,12 @@ static int read_rope_scaling(const section *s, const char *table, decoder_config
     section r = {s->doc, key_of(s, table, name, sizeof name), s->err};
     if (!json_find(s->doc, name)) return SQ_OK;
     const char *type = "default";
+    float partial = 1;
+    TRY(get_float(&r, "partial_rotary_factor", &partial));
+    if (partial != 1)
+        return error_set(s->err, SQ_E_UNSUPPORTED,
+                         "%s: %s.partial_rotary_factor %g is not supported (1 is)", s->doc->path,
+                         name, (double)partial);
     TRY(get_string(&r, "type", &type));
     TRY(get_string(&r, "rope_type", &type));
     TRY(get_float(&r, "rope_theta", &c->rope.theta));
@@ -99,6 +105,44 @@ static int read_rope_scaling(const section *s, const char *table, decoder_config
 }
 
 /* ---- language model ---- */
+
+/* Mistral: every layer. Qwen2: only when switched on, and only from layer max_window_layers on. */
+static int read_window(const section *s, bool qwen2, decoder_config *c)
+{
+    char key[256];
+    bool use = !qwen2;
+    const cJSON *part = *s->name ? json_find(s->doc, s->name) : s->doc->root;
+    TRY(json_bool(s->doc, key_of(s, "use_sliding_window", key, sizeof key), &use, s->err));
+    if (!use || cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(part, "sliding_window")))
+        return SQ_OK; /* null switches it off; a missing key means the default */
+    c->window = 4096;
+    c->window_from = qwen2 ? 28 : 0;
+    TRY(get_int(s, "sliding_window", 0, CTX_MAX, &c->window));
+    if (qwen2) TRY(get_int(s, "max_window_layers", 0, LAYERS_MAX, &c->window_from));
+    if (c->window_from >= c->n_layer) c->window = c->window_from = 0;
+    return SQ_OK;
+}
+
+/* Either place ties: newer files keep the flag at the top, older ones beside the text model's. */
+static int read_tied(const section *s, llava_facts *facts)
+{
+    char key[256];
+    bool top = false, text = false;
+    TRY(json_bool(s->doc, "tie_word_embeddings", &top, s->err));
+    TRY(json_bool(s->doc, key_of(s, "tie_word_embeddings", key, sizeof key), &text, s->err));
+    facts->tied = top || text;
+    return SQ_OK;
+}
+
+static int check_text_act(const section *s)
+{
+    const char *act = "silu";
+    TRY(get_string(s, "hidden_act", &act));
+    if (strcmp(act, "silu") == 0 || strcmp(act, "swish") == 0) return SQ_OK;
+    return error_set(s->err, SQ_E_UNSUPPORTED,
+                     "%s: hidden_act \"%.40s\" of the text model is not supported (silu is)",
+                     s->doc->path, act);
+}
 
 static int read_text(const section *s, decoder_config *c, llava_facts *facts)
 {
@@ -140,16 +184,15 @@ static int read_text(const section *s, decoder_config *c, llava_facts *facts)
         return error_set(s->err, SQ_E_UNSUPPORTED,
                          "%s: head_dim %d: expected a multiple of 8 up to %d", s->doc->path,
                          c->head_dim, DECODER_MAX_HEAD_DIM);
-    char key[256];
-    bool use_window = !qwen2;
-    TRY(json_bool(s->doc, key_of(s, "use_sliding_window", key, sizeof key), &use_window, s->err));
-    if (use_window && !(strcmp(family, "llama") == 0))
-        TRY(get_int(s, "sliding_window", 0, CTX_MAX, &c->window));
-    TRY(json_bool(s->doc, "tie_word_embeddings", &facts->tied, s->err));
-    TRY(json_bool(s->doc, key_of(s, "tie_word_embeddings", key, sizeof key), &facts->tied, s->err));
+    if (mistral || qwen2) TRY(read_window(s, qwen2, c));
+    TRY(read_tied(s, facts));
+    TRY(check_text_act(s));
     c->rope.original_ctx = c->n_ctx;
     TRY(read_rope_scaling(s, "rope_scaling", c));
-    return read_rope_scaling(s, "rope_parameters", c);
+    TRY(read_rope_scaling(s, "rope_parameters", c));
+    /* as in transformers: dynamic scaling starts at max_position_embeddings, whatever else is said */
+    if (c->rope.scaling == ROPE_SCALING_DYNAMIC) c->rope.original_ctx = c->n_ctx;
+    return SQ_OK;
 }
 
 /* ---- vision tower and projector ---- */

@@ -105,7 +105,7 @@ static void layer_attn(decoder_run *r, const decoder_layer *l, int layer, int n,
                    .head_dim = c->head_dim,
                    .causal = true,
                    .q_pos0 = at + from,
-                   .window = c->window,
+                   .window = layer >= c->window_from ? c->window : 0,
                    .scale = 1.0f / sqrtf((float)c->head_dim)};
     sq_tensor keys = tensor_rows(&r->kv->k[layer], 0, at + n);
     sq_tensor values = tensor_rows(&r->kv->v[layer], 0, at + n);

@@ -29,6 +29,7 @@ typedef struct decoder_config {
     int head_dim; /* even, at most DECODER_MAX_HEAD_DIM */
     int n_ctx;  /* max_position_embeddings */
     int window; /* sliding_window; 0: none */
+    int window_from; /* first layer that has it */
     float eps;
     rope_config rope;
 } decoder_config;

@@ -1,0 +1,294 @@
+/* Every stage of tiny checkpoints against transformers (make_golden.py), in f32, on every
+ * instruction set this machine has and on the plain C reference. */
+#include "models/model.h"
+#include "vision/image.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define TINY SQ_SOURCE_DIR "/tests/golden/tiny"
+
+static const double STAGE_TOLERANCE = 1e-5, LOGIT_TOLERANCE = 1e-3;
+enum { N_GREEDY = 32 };
+
+static const char *const variants[] = {"mha",    "gelu",    "full",     "linear", "dynamic",
+                                       "llama3", "gqa",     "tied",     "names452", "names5",
+                                       "original", "mistral", "qwen2", "layers", "next"};
+enum { N_VARIANT = sizeof variants / sizeof *variants };
+
+typedef struct stage_run {
+    const char *name;   /* of the variant */
+    sq_backend *be;
+    model m;
+    weight_map golden;
+    arena dev, host;
+    vit_output vis;
+    sq_tensor projected;
+    int hidden;         /* hidden states seen by the probe */
+    double worst;       /* largest relative L2 of all stages */
+} stage_run;
+
+static sq_error err;
+
+static void ok(int rc)
+{
+    if (rc) fail_msg("%s", err.text);
+}
+
+static const sq_tensor *golden(stage_run *r, const char *name)
+{
+    const weight_entry *e = weight_find(&r->golden, name);
+    if (!e) fail_msg("%s: expected.safetensors lacks %s", r->name, name);
+    return &e->t;
+}
+
+/* Relative L2 distance of x[n] from the golden tensor's values from `at` on. */
+static void compare_part(stage_run *r, const char *name, int64_t at, const float *x, int64_t n)
+{
+    const sq_tensor *t = golden(r, name);
+    assert_int_equal(t->dtype, SQ_DTYPE_F32);
+    if (at + n > tensor_count(t))
+        fail_msg("%s: %s: %lld values expected, found more", r->name, name,
+                 (long long)tensor_count(t));
+    const float *y = (const float *)t->data + at;
+    double diff = 0, norm = 0;
+    for (int64_t i = 0; i < n; i++) {
+        diff += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        norm += (double)y[i] * y[i];
+    }
+    double rel = sqrt(diff / norm);
+    if (!(rel <= STAGE_TOLERANCE))
+        fail_msg("%s on %s: %s (values from %lld): relative L2 %.3g", r->name, r->be->describe,
+                 name, (long long)at, rel);
+    if (rel > r->worst) r->worst = rel;
+}
+
+static void compare(stage_run *r, const char *name, const float *x, int64_t n)
+{
+    assert_int_equal(tensor_count(golden(r, name)), n);
+    compare_part(r, name, 0, x, n);
+}
+
+static void compare_tensor(stage_run *r, const char *name, const sq_tensor *t)
+{
+    size_t size = tensor_bytes(t);
+    float *x = malloc(size);
+    assert_non_null(x);
+    r->be->read(r->be, x, t->data, size);
+    compare(r, name, x, tensor_count(t));
+    free(x);
+}
+
+static void compare_logits(stage_run *r, const char *name, const float *x)
+{
+    const sq_tensor *t = golden(r, name);
+    int n = r->m.dec.cfg.n_vocab;
+    assert_int_equal(tensor_count(t), n);
+    for (int i = 0; i < n; i++) {
+        double d = fabs((double)x[i] - ((const float *)t->data)[i]);
+        if (!(d <= LOGIT_TOLERANCE))
+            fail_msg("%s on %s: %s %d differs by %.3g", r->name, r->be->describe, name, i, d);
+    }
+    compare(r, name, x, n);
+}
+
+/* ---- stages ---- */
+
+static float *run_pixels(stage_run *r)
+{
+    sq_image im = {0};
+    size_t side = (size_t)r->m.pre.side;
+    float *pixels = arena_alloc(&r->host, 3 * side * side * sizeof *pixels);
+    assert_non_null(pixels);
+    ok(image_load(&im, TINY "/picture.png", NULL, &err));
+    ok(preprocess_view(pixels, &im, &r->m.pre, &err));
+    image_close(&im);
+    compare(r, "pixels", pixels, (int64_t)(3 * side * side));
+    return pixels;
+}
+
+/* Hidden state layer + 1: whole for the embeddings, the CLS row after every layer. */
+static void on_layer(void *user, int layer, const sq_tensor *x)
+{
+    stage_run *r = user;
+    int64_t dim = r->m.vit.cfg.dim;
+    float *cls = malloc((size_t)dim * sizeof *cls);
+    assert_non_null(cls);
+    assert_int_equal(layer, r->hidden - 1);
+    if (layer < 0) compare_tensor(r, "hidden0", x);
+    r->be->read(r->be, cls, x->data, (size_t)dim * sizeof *cls);
+    compare_part(r, "cls_hidden", r->hidden * dim, cls, dim);
+    r->hidden++;
+    free(cls);
+}
+
+static void run_vision(stage_run *r)
+{
+    const vit_config *c = &r->m.vit.cfg;
+    int last = 0;
+    for (int i = 0; i < c->n_feature; i++)
+        last = c->feature[i] > last ? c->feature[i] : last;
+    vit_capture cap = {.row_count = last,
+                       .logits = true,
+                       .logits_layer = c->n_layer - 1,
+                       .means = true,
+                       .means_layer = last - 1};
+    float *pixels = run_pixels(r);
+    ok(vit_forward(r->be, &r->m.vit, pixels, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
+    assert_int_equal(r->hidden, last + 1);
+    int64_t n = r->vis.n_patch;
+    compare_part(r, "cls_attention", 0, r->vis.rows, last * c->n_head * n);
+    compare(r, "cls_logits", r->vis.logits, c->n_head * n);
+    compare(r, "received", r->vis.received, n);
+    compare(r, "given", r->vis.given, n);
+    compare_tensor(r, "features", &r->vis.features);
+}
+
+static sq_tensor new_rows(stage_run *r, int64_t n, int64_t dim)
+{
+    void *p = arena_alloc(&r->dev, (size_t)(n * dim) * sizeof(float));
+    assert_non_null(p);
+    return tensor_2d(p, SQ_DTYPE_F32, n, dim);
+}
+
+static void run_projector(stage_run *r)
+{
+    r->projected = new_rows(r, r->vis.features.shape[0], r->m.proj.out_dim);
+    ok(projector_forward(r->be, &r->m.proj, &r->projected, &r->vis.features, &r->dev, &err));
+    compare_tensor(r, "projected", &r->projected);
+}
+
+/* Token embeddings with the picture's rows where the prompt holds PROMPT_IMAGE. */
+static sq_tensor run_prompt(stage_run *r)
+{
+    const sq_tensor *prompt = golden(r, "prompt"), *pic = &r->projected;
+    const int32_t *id = prompt->data;
+    int64_t n = tensor_count(prompt), at = 0;
+    sq_tensor x = new_rows(r, n - 1 + pic->shape[0], r->m.dec.cfg.dim);
+    for (int64_t i = 0; i < n; i++) {
+        sq_tensor to = tensor_rows(&x, at, id[i] == PROMPT_IMAGE ? pic->shape[0] : 1);
+        if (id[i] == PROMPT_IMAGE)
+            r->be->ops.activate(r->be, &to, pic, SQ_ACT_NONE);
+        else
+            r->be->ops.embed(r->be, &to, &r->m.dec.tok_embd, id + i, 1);
+        at += to.shape[0];
+    }
+    assert_int_equal(at, x.shape[0]);
+    return x;
+}
+
+static int32_t best(const float *x, int n)
+{
+    int at = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[at]) at = i;
+    return at;
+}
+
+static void run_decoder(stage_run *r)
+{
+    const decoder_model *d = &r->m.dec;
+    const int32_t *expected = golden(r, "greedy")->data;
+    float *logits = arena_alloc(&r->host, (size_t)d->cfg.n_vocab * sizeof *logits);
+    int32_t pos[256];
+    kv_cache kv = {0};
+    sq_tensor x = run_prompt(r);
+    int held = (int)x.shape[0];
+    assert_true(held < 256);
+    assert_int_equal(tensor_count(golden(r, "greedy")), N_GREEDY);
+    for (int i = 0; i < held; i++)
+        pos[i] = i;
+    ok(kv_cache_open(&kv, r->be, d->cfg.n_layer, held, d->cfg.n_head_kv * d->cfg.head_dim,
+                     SQ_DTYPE_F32, &err));
+    ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
+    compare_logits(r, "logits", logits);
+    for (int i = 0; i < N_GREEDY; i++) {
+        int32_t id = best(logits, d->cfg.n_vocab);
+        if (id != expected[i])
+            fail_msg("%s on %s: token %d is %d, expected %d", r->name, r->be->describe, i, id,
+                     expected[i]);
+        if (i + 1 == N_GREEDY) break;
+        x = new_rows(r, 1, d->cfg.dim);
+        pos[0] = held + i;
+        r->be->ops.embed(r->be, &x, &d->tok_embd, &id, 1);
+        ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
+    }
+    compare_logits(r, "last_logits", logits);
+    kv_cache_close(&kv);
+}
+
+static void run_variant(sq_backend *be, const char *name, double *worst)
+{
+    char path[4096];
+    stage_run r = {.name = name, .be = be, .dev.source = &be->memory};
+    snprintf(path, sizeof path, TINY "/%s/expected.safetensors", name);
+    ok(safetensors_add(&r.golden, path, &err));
+    ok(weight_map_sort(&r.golden, &err));
+    snprintf(path, sizeof path, TINY "/%s", name);
+    ok(model_open(&r.m, path, NULL, NULL, &err));
+    run_vision(&r);
+    run_projector(&r);
+    run_decoder(&r);
+    if (r.worst > *worst) *worst = r.worst;
+    arena_close(&r.dev);
+    arena_close(&r.host);
+    weight_map_close(&r.golden);
+    model_close(&r.m);
+}
+
+/* ---- instruction sets ---- */
+
+static void run_all(unsigned mask)
+{
+    backend_options o = {.name = "cpu", .compute = SQ_COMPUTE_F32, .cpu_mask = mask};
+    for (int i = 0; i < N_VARIANT; i++) {
+        sq_backend *be; /* one a variant: it caches packed weights by their address */
+        double worst = 0;
+        error_clear(&err);
+        ok(backend_open(&be, &o, &err));
+        run_variant(be, variants[i], &worst);
+        printf("%-9s %-44s worst stage %.1e\n", variants[i], be->describe, worst);
+        backend_close(&be);
+    }
+}
+
+static void every_feature(void **state)
+{
+    (void)state;
+    run_all(0);
+}
+
+static void own_avx512(void **state)
+{
+    (void)state;
+    if (!(cpu_detect() & SQ_CPU_AVX512)) skip();
+    run_all(SQ_CPU_AVX2 | SQ_CPU_AVX512);
+}
+
+static void own_avx2(void **state)
+{
+    (void)state;
+    if (!(cpu_detect() & SQ_CPU_AVX2)) skip();
+    run_all(SQ_CPU_AVX2);
+}
+
+static void plain_c(void **state)
+{
+    (void)state;
+    run_all(SQ_CPU_NOTHING);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plain_c), cmocka_unit_test(own_avx2), cmocka_unit_test(own_avx512),
+        cmocka_unit_test(every_feature)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
