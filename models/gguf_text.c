@@ -192,7 +192,8 @@ static int read_arrays(gguf_file *g, tokenizer_vocab *v, sq_error *err)
     const char **text = NULL, **merge = NULL;
     int n_score = 0, n_type = 0;
     TRY(gguf_strings(g, "tokenizer.ggml.tokens", &text, &v->n_token, err));
-    if (!text) return error_set(err, SQ_E_FORMAT, "%s: key tokenizer.ggml.tokens is missing", g->path);
+    if (!text)
+        return error_set(err, SQ_E_FORMAT, "%s: key tokenizer.ggml.tokens is missing", g->path);
     TRY(gguf_floats(g, "tokenizer.ggml.scores", &v->score, &n_score, err));
     TRY(gguf_ints(g, "tokenizer.ggml.token_type", &v->type, &n_type, err));
     TRY(gguf_strings(g, "tokenizer.ggml.merges", &merge, &v->n_merge, err));
@@ -265,8 +266,8 @@ static int read_template(model *m, const keys *k)
     if (!given) given = strcmp(k->arch, "qwen2") == 0 ? "chatml" : "vicuna_v1";
     m->tmpl = prompt_find(given);
     if (m->tmpl) return SQ_OK;
-    return error_set(k->err, SQ_E_FORMAT, "%s: " SQUINT_TEMPLATE ": template \"%.40s\" is not known",
-                     k->g->path, given);
+    return error_set(k->err, SQ_E_FORMAT,
+                     "%s: " SQUINT_TEMPLATE ": template \"%.40s\" is not known", k->g->path, given);
 }
 
 int gguf_text_check(gguf_file *g, const char **arch, sq_error *err)

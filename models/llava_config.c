@@ -190,7 +190,7 @@ static int read_text(const section *s, decoder_config *c, llava_facts *facts)
     c->rope.original_ctx = c->n_ctx;
     TRY(read_rope_scaling(s, "rope_scaling", c));
     TRY(read_rope_scaling(s, "rope_parameters", c));
-    /* as in transformers: dynamic scaling starts at max_position_embeddings, whatever else is said */
+    /* as in transformers: dynamic scaling starts at max_position_embeddings in any case */
     if (c->rope.scaling == ROPE_SCALING_DYNAMIC) c->rope.original_ctx = c->n_ctx;
     return SQ_OK;
 }
@@ -396,7 +396,8 @@ int llava_preprocess_read(model *m, const char *dir, sq_error *err)
         break;
     }
     if (p->side != m->vit.cfg.image_size)
-        return error_set(err, SQ_E_FORMAT, "%s: crop_size %d differs from the tower's image_size %d",
-                         dir, p->side, m->vit.cfg.image_size);
+        return error_set(err, SQ_E_FORMAT,
+                         "%s: crop_size %d differs from the tower's image_size %d", dir, p->side,
+                         m->vit.cfg.image_size);
     return SQ_OK;
 }

@@ -35,7 +35,8 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static gemm_plan plan_make(const linear_kernels *k, const linear_job *j, int64_t rows, int n_threads)
+static gemm_plan plan_make(const linear_kernels *k, const linear_job *j, int64_t rows,
+                           int n_threads)
 {
     gemm_plan p = {.rows = rows, .n_panel = ceil_div(rows, k->mr)};
     p.n_slice = (int)ceil_div(j->in, GEMM_KC);

@@ -28,7 +28,7 @@ const char help_bench[] =
     "      --json          for programs\n"
     CLI_MODEL_HELP
     "\nexample:\n"
-    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 50 \\\n"
+    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 20 \\\n"
     "      --methods none,fastervlm,random --keep 144,36\n";
 
 static int parse(int argc, char **argv, bench_args *a)

@@ -4,6 +4,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void print_head(sq_model *m, bool json, const char *column)
+{
+    sq_model_info info;
+    if (sq_model_get_info(m, &info)) return;
+    if (json) {
+        fputs("{\n  \"model\": ", stdout);
+        cli_json_string(stdout, info.path);
+        fputs(",\n  \"backend\": ", stdout);
+        cli_json_string(stdout, info.backend);
+        fputs(",\n  \"stages\": [", stdout);
+    } else {
+        printf("# %s on %s, milliseconds\n%-24s %10s %10s %10s\n", info.path, info.backend, column,
+               "median", "min", "p90");
+    }
+}
+
 static int run_stage(sq_model *m, const bench_args *a, const char *item, double *ms, bool first)
 {
     char stage[32];
@@ -24,24 +40,9 @@ static int run_stage(sq_model *m, const bench_args *a, const char *item, double 
     }
     int rc = sq_bench_stage(m, stage, rows, a->repeat, ms);
     if (rc) return cli_fail("bench", rc, sq_model_error(m));
+    if (first) print_head(m, a->json, "stage");
     bench_print_ms(item, ms, a->repeat, a->json, first);
     return EXIT_DONE;
-}
-
-static void print_head(sq_model *m, bool json, const char *column)
-{
-    sq_model_info info;
-    if (sq_model_get_info(m, &info)) return;
-    if (json) {
-        fputs("{\n  \"model\": ", stdout);
-        cli_json_string(stdout, info.path);
-        fputs(",\n  \"backend\": ", stdout);
-        cli_json_string(stdout, info.backend);
-        fputs(",\n  \"stages\": [", stdout);
-    } else {
-        printf("# %s on %s, milliseconds\n%-24s %10s %10s %10s\n", info.path, info.backend, column,
-               "median", "min", "p90");
-    }
 }
 
 int bench_stages(sq_model *m, const bench_args *a)
@@ -56,7 +57,6 @@ int bench_stages(sq_model *m, const bench_args *a)
     int code = cli_split("bench", "--stages", list, &stage, &hold);
     double *ms = calloc((size_t)a->repeat, sizeof *ms);
     if (code < 0) code = ms ? EXIT_DONE : cli_fail("bench", SQ_E_NOMEM, "out of memory");
-    if (!code) print_head(m, a->json, "stage");
     for (int i = 0; !code && i < stage.n; i++) {
         code = run_stage(m, a, stage.item[i], ms, i == 0);
         fflush(stdout);
@@ -105,6 +105,7 @@ static int time_row(sq_model *m, const bench_args *a, const bench_row *row, doub
         for (int k = 0; i >= 0 && k < N_STAGE; k++)
             ms[k * a->repeat + i] = value[k];
     }
+    if (first) print_head(m, a->json, "method, kept, stage");
     for (int k = 0; k < N_STAGE; k++) {
         snprintf(label, sizeof label, "%.20s %.12s %s", row->method, row->keep ? row->keep : "all",
                  stage_name[k]);
@@ -121,7 +122,6 @@ int bench_picture(sq_model *m, const bench_args *a)
     int code = bench_rows(a, row, &n, hold);
     double *ms = calloc((size_t)a->repeat * N_STAGE, sizeof *ms);
     if (code < 0) code = ms ? EXIT_DONE : cli_fail("bench", SQ_E_NOMEM, "out of memory");
-    if (!code) print_head(m, a->json, "method, kept, stage");
     for (int i = 0; !code && i < n; i++)
         code = time_row(m, a, &row[i], ms, i == 0);
     if (!code && a->json) puts("\n  ]\n}");

@@ -13,7 +13,7 @@ int chat_run(sq_session *s, const sq_ask_options *opt, sq_report *r)
     size_t cap = 0;
     int code = EXIT_DONE;
     if (terminal)
-        fputs("Ask about the picture. /new forgets the conversation, /quit or Ctrl-D ends.\n",
+        fputs("Ask about the picture. /clear forgets the conversation, /quit or Ctrl-D ends.\n",
               stderr);
     for (;;) {
         if (terminal) fputs("> ", stderr);
@@ -22,14 +22,14 @@ int chat_run(sq_session *s, const sq_ask_options *opt, sq_report *r)
         if (n && line[n - 1] == '\n') line[--n] = 0;
         if (!strcmp(line, "/quit")) break;
         if (n == 0) continue;
-        bool forget = !strcmp(line, "/new");
+        bool forget = !strcmp(line, "/clear");
         int rc = forget ? sq_session_rewind(s) : sq_session_ask(s, line, opt, r);
         if (!forget) putchar('\n');
         fflush(stdout);
         if (rc) {
             code = cli_fail("ask", rc, sq_session_error(s));
             if (rc != SQ_E_LIMIT || !terminal) break;
-            fputs("squint ask: /new starts again\n", stderr);
+            fputs("squint ask: /clear starts again\n", stderr);
         }
     }
     free(line);

@@ -11,8 +11,7 @@ const char help_convert[] =
     "      --name NAME     default: the last part of the model's path\n"
     CLI_MODEL_HELP
     "\nexample:\n"
-    "  mkdir -p /tmp/demo-f16\n"
-    "  squint convert -m models/demo -o /tmp/demo-f16 --type f16 --name demo\n";
+    "  squint convert -m models/demo -o . --type f16 --name demo\n";
 
 /* "a/b/" -> "b" */
 static void last_part(const char *path, char *out, size_t size)

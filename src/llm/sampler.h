@@ -1,4 +1,4 @@
-/* Next-token choice: greedy, or temperature, then top-k, then top-p, as transformers' warpers do. */
+/* Next-token choice: greedy, or temperature, top-k, top-p in this order, as in transformers. */
 #ifndef SQ_SAMPLER_H
 #define SQ_SAMPLER_H
 

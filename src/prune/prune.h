@@ -36,8 +36,9 @@ typedef struct prune_options {
 } prune_options;
 prune_options prune_options_default(void); /* seed 0, start -1, sum, rank, softmax */
 
-/* Sets one option from text, e.g. "start-layer", "16"; SQ_E_ARG names what was expected. Keys: seed,
- * start-layer, ensemble (sum min max), strategy (rank row) and scores (softmax logits) of fopru. */
+/* Sets one option from text, e.g. "start-layer", "16"; SQ_E_ARG names what was expected. Keys:
+ * seed, start-layer, ensemble (sum min max), strategy (rank row) and scores (softmax logits) of
+ * fopru. */
 int prune_option_set(prune_options *o, const char *key, const char *value, sq_error *err);
 
 /* Shape of the tower, for needs(). */
@@ -107,8 +108,8 @@ const prune_policy *prune_find(const char *name);
 /* Runs needs() with everything else zero. */
 prune_needs prune_needs_of(const prune_policy *p, const prune_tower *t, const prune_options *o);
 
-/* The whole step: prepares an empty plan for the input's tokens in plan->mem (the scratch arena when
- * that is NULL), runs the policy, checks the plan (indices in range, at least one row).
+/* The whole step: prepares an empty plan for the input's tokens in plan->mem (the scratch arena
+ * when that is NULL), runs the policy, checks the plan (indices in range, at least one row).
  * SQ_E_FORMAT when a score is NaN or infinite, SQ_E_ARG when an option does not fit the tower. */
 int prune_run(const prune_policy *p, const prune_input *in, prune_plan *plan, sq_error *err);
 

@@ -225,7 +225,8 @@ static void check_act(const linear_kernels *k, sq_act act)
         double want = act_ref((double)x[i], act);
         double limit = 3e-7 * fabs(want) + 1.1e-7 * fabs((double)x[i]);
         if (!(fabs((double)y[i] - want) <= limit))
-            fail_msg("act %d of %.9g is %.9g, expected %.9g", act, (double)x[i], (double)y[i], want);
+            fail_msg("act %d of %.9g is %.9g, expected %.9g", act, (double)x[i], (double)y[i],
+                     want);
     }
     y[0] = NAN;
     k->act(y, 1, act);

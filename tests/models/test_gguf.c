@@ -263,13 +263,15 @@ static void check_slot(const char *name, const sq_tensor *a, const sq_tensor *b,
     assert_true(cols <= 1024);
     for (int64_t r = 0; r < rows; r++) {
         int64_t source = heads ? expected_row(r, rows, heads) : r;
-        convert_to_f32(from, (const char *)a->data + (size_t)source * dtype_row_bytes(a->dtype, cols),
+        convert_to_f32(from,
+                       (const char *)a->data + (size_t)source * dtype_row_bytes(a->dtype, cols),
                        a->dtype, cols);
         convert_from_f32(stored, b->dtype, from, cols);
         convert_to_f32(want, stored, b->dtype, cols);
         convert_to_f32(got, (const char *)b->data + (size_t)r * dtype_row_bytes(b->dtype, cols),
                        b->dtype, cols);
-        if (memcmp(want, got, (size_t)cols * sizeof *want) != 0) fail_msg("%s: row %d", name, (int)r);
+        if (memcmp(want, got, (size_t)cols * sizeof *want) != 0)
+            fail_msg("%s: row %d", name, (int)r);
     }
 }
 
@@ -281,7 +283,8 @@ static void check_table(const gguf_name *names, const void *a, const void *b, co
                     : n->flags & GGUF_ROPE_Q  ? m->dec.cfg.n_head
                     : n->flags & GGUF_ROPE_K  ? m->dec.cfg.n_head_kv
                                               : 0;
-        check_slot(n->name, gguf_slot((void *)(size_t)a, n), gguf_slot((void *)(size_t)b, n), heads);
+        check_slot(n->name, gguf_slot((void *)(size_t)a, n), gguf_slot((void *)(size_t)b, n),
+                   heads);
     }
 }
 
@@ -310,8 +313,8 @@ static void check_config(const model *a, const model *b)
 
 static void check_tokens(const model *a, const model *b)
 {
-    static const char *const texts[] = {"the cat in the hat", "Caf\xc3\xa9 \xe2\x82\xac 7", "", "  an ",
-                                        "<s>the</s>", "a\nb\tin"};
+    static const char *const texts[] = {
+        "the cat in the hat", "Caf\xc3\xa9 \xe2\x82\xac 7", "", "  an ", "<s>the</s>", "a\nb\tin"};
     sq_error err = {0};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         int32_t *x, *y;
@@ -319,8 +322,10 @@ static void check_tokens(const model *a, const model *b)
         int n, k;
         size_t size;
         unsigned flags = TOKENIZE_BOS | (i == 4 ? TOKENIZE_SPECIAL : 0);
-        assert_int_equal(tokenizer_encode(a->tok, texts[i], strlen(texts[i]), flags, &x, &n, &err), 0);
-        assert_int_equal(tokenizer_encode(b->tok, texts[i], strlen(texts[i]), flags, &y, &k, &err), 0);
+        assert_int_equal(tokenizer_encode(a->tok, texts[i], strlen(texts[i]), flags, &x, &n, &err),
+                         0);
+        assert_int_equal(tokenizer_encode(b->tok, texts[i], strlen(texts[i]), flags, &y, &k, &err),
+                         0);
         assert_int_equal(n, k);
         assert_memory_equal(x, y, (size_t)n * sizeof *x);
         assert_int_equal(tokenizer_decode(a->tok, x, n, &s, &size, &err), 0);

@@ -132,8 +132,8 @@ static void pair_answers_as_the_checkpoint(void **state)
                  cJSON_GetObjectItem(e, "image")->valuestring);
         assert_int_equal(sq_session_open(&s, m, NULL), 0);
         assert_int_equal(sq_session_add_image(s, path), 0);
-        assert_int_equal(sq_session_ask(s, cJSON_GetObjectItem(e, "question")->valuestring, NULL, &r),
-                         0);
+        assert_int_equal(
+            sq_session_ask(s, cJSON_GetObjectItem(e, "question")->valuestring, NULL, &r), 0);
         assert_string_equal(r.answer, cJSON_GetObjectItem(e, "generated")->valuestring);
         sq_session_close(&s);
     }

@@ -239,17 +239,18 @@ static inline tiny_text tiny_config(const char *family, const char *rope, bool t
 {
     char text[4096];
     tiny_text out = {0};
-    snprintf(text, sizeof text,
-             "{\"model_type\":\"llava_next\",\"image_token_index\":295,\"projector_hidden_act\":"
-             "\"gelu\",\"vision_feature_layer\":-2,\"vision_feature_select_strategy\":\"default\","
-             "\"tie_word_embeddings\":%s,\"image_grid_pinpoints\":[[28,56],[56,28]],"
-             "\"text_config\":{\"model_type\":\"%s\",%s\"hidden_size\":64,\"intermediate_size\":96,"
-             "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
-             "\"max_position_embeddings\":256,\"rms_norm_eps\":1e-05,\"rope_theta\":10000.0,"
-             "\"vocab_size\":304},\"vision_config\":{\"hidden_size\":32,\"intermediate_size\":48,"
-             "\"num_hidden_layers\":3,\"num_attention_heads\":4,\"image_size\":28,\"patch_size\":14,"
-             "\"hidden_act\":\"quick_gelu\",\"layer_norm_eps\":1e-05}}",
-             tied ? "true" : "false", family, rope);
+    snprintf(
+        text, sizeof text,
+        "{\"model_type\":\"llava_next\",\"image_token_index\":295,\"projector_hidden_act\":"
+        "\"gelu\",\"vision_feature_layer\":-2,\"vision_feature_select_strategy\":\"default\","
+        "\"tie_word_embeddings\":%s,\"image_grid_pinpoints\":[[28,56],[56,28]],"
+        "\"text_config\":{\"model_type\":\"%s\",%s\"hidden_size\":64,\"intermediate_size\":96,"
+        "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+        "\"max_position_embeddings\":256,\"rms_norm_eps\":1e-05,\"rope_theta\":10000.0,"
+        "\"vocab_size\":304},\"vision_config\":{\"hidden_size\":32,\"intermediate_size\":48,"
+        "\"num_hidden_layers\":3,\"num_attention_heads\":4,\"image_size\":28,\"patch_size\":14,"
+        "\"hidden_act\":\"quick_gelu\",\"layer_norm_eps\":1e-05}}",
+        tied ? "true" : "false", family, rope);
     tiny_say(&out, text);
     return out;
 }
@@ -274,16 +275,17 @@ static inline tiny_text tiny_tokenizer(void)
     tiny_text out = {0}, pairs = {0};
     char line[256];
     int id = 0;
-    tiny_say(&out, "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":"
-                   "true},{\"id\":1,\"content\":\"<s>\",\"special\":true},{\"id\":2,\"content\":"
-                   "\"</s>\",\"special\":true},{\"id\":295,\"content\":\"<image>\",\"special\":true}],"
-                   "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
-                   "\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
-                   "\"content\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null,\"decoder\":{\"type\":"
-                   "\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
-                   "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":"
-                   "\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,"
-                   "\"<s>\":1,\"</s>\":2");
+    tiny_say(&out,
+             "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":"
+             "true},{\"id\":1,\"content\":\"<s>\",\"special\":true},{\"id\":2,\"content\":"
+             "\"</s>\",\"special\":true},{\"id\":295,\"content\":\"<image>\",\"special\":true}],"
+             "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
+             "\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
+             "\"content\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null,\"decoder\":{\"type\":"
+             "\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
+             "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":"
+             "\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,"
+             "\"<s>\":1,\"</s>\":2");
     for (id = 3; id < 259; id++) {
         snprintf(line, sizeof line, ",\"<0x%02X>\":%d", id - 3, id);
         tiny_say(&out, line);

@@ -318,7 +318,8 @@ static int product_make(onednn_linear *o, const linear_job *j, product *p)
                    .bias = j->b != NULL};
     int rc = product_desc(o, j, &pd);
     if (!rc) rc = dnnl_primitive_create(&p->prim, pd);
-    const dnnl_memory_desc_t *x = rc ? NULL : dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
+    const dnnl_memory_desc_t *x =
+        rc ? NULL : dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
     if (!rc && o->opt.bf16) rc = round_make(o, p, x);
     if (!rc && !o->opt.bf16) rc = dnnl_memory_create(&p->x, x, o->engine, DNNL_MEMORY_NONE);
     if (!rc)

@@ -67,7 +67,8 @@ void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tenso
                 const int64_t stride = (int64_t)d->n_head_kv * d->head_dim;
                 double sum = 0;
                 for (int j = 0; j < d->n_kv; j++)
-                    if (p[j] != 0) sum += p[j] * (double)kv_at(v, j * stride + hk * d->head_dim + c);
+                    if (p[j] != 0)
+                        sum += p[j] * (double)kv_at(v, j * stride + hk * d->head_dim + c);
                 o[c] = (float)sum;
             }
         }

@@ -268,9 +268,9 @@ static void attn_few(sq_tensor *out, const sq_tensor *q, const sq_tensor *k, con
             s1 = _mm256_fmadd_ps(_mm256_set1_ps(p[j + 1]), l8_load(b, v->dtype), s1);
         }
         if (j < hi - lo)
-            s0 = _mm256_fmadd_ps(_mm256_set1_ps(p[j]),
-                                 l8_load(kv_row(v, d, lo + j, kv_head) + (size_t)c * item, v->dtype),
-                                 s0);
+            s0 = _mm256_fmadd_ps(
+                _mm256_set1_ps(p[j]),
+                l8_load(kv_row(v, d, lo + j, kv_head) + (size_t)c * item, v->dtype), s0);
         _mm256_storeu_ps(o + c, _mm256_div_ps(_mm256_add_ps(s0, s1), _mm256_set1_ps(sum)));
     }
 }

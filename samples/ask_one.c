@@ -1,7 +1,7 @@
 /* One question about one picture.
  *
- *     ask MODEL PICTURE QUESTION [METHOD KEEP]
- *     ask models/demo samples/frogs.jpg "What do you see?" fastervlm 144 */
+ *     ask_one MODEL PICTURE QUESTION [METHOD KEEP]
+ *     ask_one models/demo samples/frogs.jpg "What do you see?" fastervlm 144 */
 #include "squint.h"
 
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* Every pruning method on one picture and question, at one budget: what is kept, how long the
  * answer took, what it was. A method that this model cannot run is named and left out.
  *
- *     compare MODEL PICTURE QUESTION KEEP
- *     compare models/demo samples/desk.jpg "Count the laptops." 72 */
+ *     ask_methods MODEL PICTURE QUESTION KEEP
+ *     ask_methods models/demo samples/desk.jpg "Count the laptops." 72 */
 #include "squint.h"
 
 #include <stdio.h>

@@ -201,7 +201,8 @@ static int add_rope_factors(conversion *c, arena *mem)
     plain.scaling = ROPE_SCALING_NONE;
     plain.freq_factor = NULL;
     if (scaled.scaling != ROPE_SCALING_LLAMA3) scaled.scaling = ROPE_SCALING_NONE;
-    float *a = arena_calloc(mem, (size_t)n, sizeof *a), *b = arena_calloc(mem, (size_t)n, sizeof *b);
+    float *a = arena_calloc(mem, (size_t)n, sizeof *a),
+          *b = arena_calloc(mem, (size_t)n, sizeof *b);
     if (!a || !b) return error_set(c->err, SQ_E_NOMEM, "%s: out of memory", c->m->path);
     rope_frequencies(&plain, d->head_dim, d->n_ctx, a);
     rope_frequencies(&scaled, d->head_dim, d->n_ctx, b);
@@ -268,7 +269,8 @@ static void put_chat_template(conversion *c)
     char out[2048] = "{{ bos_token }}{{ ";
     size_t n = strlen(p->user_suffix);
     quote(out, sizeof out, p->system);
-    add_text(out, sizeof out, " }}{% for message in messages %}{% if message['role'] == 'user' %}{{ ");
+    add_text(out, sizeof out,
+             " }}{% for message in messages %}{% if message['role'] == 'user' %}{{ ");
     quote(out, sizeof out, p->user_prefix);
     add_text(out, sizeof out, " + message['content'] + ");
     quote(out, sizeof out, p->user_suffix);
@@ -469,8 +471,8 @@ int model_convert(const model *m, const char *dir_out, const char *name, sq_dtyp
         return error_set(err, SQ_E_IO, "%s: no such directory", dir_out);
     if (m->dec.cfg.window && m->dec.cfg.window_from)
         return error_set(err, SQ_E_UNSUPPORTED,
-                         "%s: GGUF has no key for a sliding window that begins at layer %d", m->path,
-                         m->dec.cfg.window_from);
+                         "%s: GGUF has no key for a sliding window that begins at layer %d",
+                         m->path, m->dec.cfg.window_from);
     int rc = gguf_writer_open(&text.w, err);
     if (!rc) rc = gather_text(&text, name, &mem, log);
     if (!rc && m->vit.layer) {

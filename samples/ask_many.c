@@ -2,7 +2,7 @@
  * KV cache is kept. After each answer the conversation is forgotten, so that the questions do not
  * influence each other.
  *
- *     many MODEL PICTURE QUESTION... */
+ *     ask_many MODEL PICTURE QUESTION... */
 #include "squint.h"
 
 #include <stdio.h>
