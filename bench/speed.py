@@ -5,6 +5,7 @@ Prints a Markdown table: milliseconds (median) and squint's ratio to the faster 
 runs alone. MODEL is what make_model.py wrote; squint converts it for llama.cpp.
 """
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -63,6 +64,9 @@ def prompt_ids(args):
 
 def llamacpp_table(args, kinds):
     out = {}
+    if importlib.util.find_spec("llama_cpp") is None:
+        print("# llama.cpp: not installed here", file=sys.stderr)
+        return out
     for kind in kinds:
         text, vision = pair(convert(args, args.model, kind))
         peer = peers.LlamaCpp(text, vision, args.threads)
