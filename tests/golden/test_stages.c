@@ -1,21 +1,11 @@
 /* Every stage of tiny checkpoints against transformers (make_golden.py), in f32, on every
  * instruction set this machine has and on the plain C reference. */
+#include "golden_compare.h"
 #include "models/model.h"
 #include "vision/image.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #define TINY SQ_SOURCE_DIR "/tests/golden/tiny"
 
-static const double STAGE_TOLERANCE = 1e-5, LOGIT_TOLERANCE = 1e-3;
 enum { N_GREEDY = 32 };
 
 static const char *const variants[] = {"mha",    "gelu",    "full",     "linear", "dynamic",
@@ -24,80 +14,14 @@ static const char *const variants[] = {"mha",    "gelu",    "full",     "linear"
 enum { N_VARIANT = sizeof variants / sizeof *variants };
 
 typedef struct stage_run {
-    const char *name;   /* of the variant */
+    golden_file g;
     sq_backend *be;
     model m;
-    weight_map golden;
     arena dev, host;
     vit_output vis;
     sq_tensor projected;
-    int hidden;         /* hidden states seen by the probe */
-    double worst;       /* largest relative L2 of all stages */
+    int hidden; /* hidden states seen by the probe */
 } stage_run;
-
-static sq_error err;
-
-static void ok(int rc)
-{
-    if (rc) fail_msg("%s", err.text);
-}
-
-static const sq_tensor *golden(stage_run *r, const char *name)
-{
-    const weight_entry *e = weight_find(&r->golden, name);
-    if (!e) fail_msg("%s: expected.safetensors lacks %s", r->name, name);
-    return &e->t;
-}
-
-/* Relative L2 distance of x[n] from the golden tensor's values from `at` on. */
-static void compare_part(stage_run *r, const char *name, int64_t at, const float *x, int64_t n)
-{
-    const sq_tensor *t = golden(r, name);
-    assert_int_equal(t->dtype, SQ_DTYPE_F32);
-    if (at + n > tensor_count(t))
-        fail_msg("%s: %s: %lld values expected, found more", r->name, name,
-                 (long long)tensor_count(t));
-    const float *y = (const float *)t->data + at;
-    double diff = 0, norm = 0;
-    for (int64_t i = 0; i < n; i++) {
-        diff += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        norm += (double)y[i] * y[i];
-    }
-    double rel = sqrt(diff / norm);
-    if (!(rel <= STAGE_TOLERANCE))
-        fail_msg("%s on %s: %s (values from %lld): relative L2 %.3g", r->name, r->be->describe,
-                 name, (long long)at, rel);
-    if (rel > r->worst) r->worst = rel;
-}
-
-static void compare(stage_run *r, const char *name, const float *x, int64_t n)
-{
-    assert_int_equal(tensor_count(golden(r, name)), n);
-    compare_part(r, name, 0, x, n);
-}
-
-static void compare_tensor(stage_run *r, const char *name, const sq_tensor *t)
-{
-    size_t size = tensor_bytes(t);
-    float *x = malloc(size);
-    assert_non_null(x);
-    r->be->read(r->be, x, t->data, size);
-    compare(r, name, x, tensor_count(t));
-    free(x);
-}
-
-static void compare_logits(stage_run *r, const char *name, const float *x)
-{
-    const sq_tensor *t = golden(r, name);
-    int n = r->m.dec.cfg.n_vocab;
-    assert_int_equal(tensor_count(t), n);
-    for (int i = 0; i < n; i++) {
-        double d = fabs((double)x[i] - ((const float *)t->data)[i]);
-        if (!(d <= LOGIT_TOLERANCE))
-            fail_msg("%s on %s: %s %d differs by %.3g", r->name, r->be->describe, name, i, d);
-    }
-    compare(r, name, x, n);
-}
 
 /* ---- stages ---- */
 
@@ -110,7 +34,7 @@ static float *run_pixels(stage_run *r)
     ok(image_load(&im, TINY "/picture.png", NULL, &err));
     ok(preprocess_view(pixels, &im, &r->m.pre, &err));
     image_close(&im);
-    compare(r, "pixels", pixels, (int64_t)(3 * side * side));
+    compare(&r->g, "pixels", pixels, (int64_t)(3 * side * side));
     return pixels;
 }
 
@@ -122,9 +46,9 @@ static void on_layer(void *user, int layer, const sq_tensor *x)
     float *cls = malloc((size_t)dim * sizeof *cls);
     assert_non_null(cls);
     assert_int_equal(layer, r->hidden - 1);
-    if (layer < 0) compare_tensor(r, "hidden0", x);
+    if (layer < 0) compare_tensor(&r->g, "hidden0", x);
     r->be->read(r->be, cls, x->data, (size_t)dim * sizeof *cls);
-    compare_part(r, "cls_hidden", r->hidden * dim, cls, dim);
+    compare_part(&r->g, "cls_hidden", r->hidden * dim, cls, dim);
     r->hidden++;
     free(cls);
 }
@@ -144,11 +68,11 @@ static void run_vision(stage_run *r)
     ok(vit_forward(r->be, &r->m.vit, pixels, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
     assert_int_equal(r->hidden, last + 1);
     int64_t n = r->vis.n_patch;
-    compare_part(r, "cls_attention", 0, r->vis.rows, last * c->n_head * n);
-    compare(r, "cls_logits", r->vis.logits, c->n_head * n);
-    compare(r, "received", r->vis.received, n);
-    compare(r, "given", r->vis.given, n);
-    compare_tensor(r, "features", &r->vis.features);
+    compare_part(&r->g, "cls_attention", 0, r->vis.rows, last * c->n_head * n);
+    compare(&r->g, "cls_logits", r->vis.logits, c->n_head * n);
+    compare(&r->g, "received", r->vis.received, n);
+    compare(&r->g, "given", r->vis.given, n);
+    compare_tensor(&r->g, "features", &r->vis.features);
 }
 
 static sq_tensor new_rows(stage_run *r, int64_t n, int64_t dim)
@@ -162,13 +86,13 @@ static void run_projector(stage_run *r)
 {
     r->projected = new_rows(r, r->vis.features.shape[0], r->m.proj.out_dim);
     ok(projector_forward(r->be, &r->m.proj, &r->projected, &r->vis.features, &r->dev, &err));
-    compare_tensor(r, "projected", &r->projected);
+    compare_tensor(&r->g, "projected", &r->projected);
 }
 
 /* Token embeddings with the picture's rows where the prompt holds PROMPT_IMAGE. */
 static sq_tensor run_prompt(stage_run *r)
 {
-    const sq_tensor *prompt = golden(r, "prompt"), *pic = &r->projected;
+    const sq_tensor *prompt = golden(&r->g, "prompt"), *pic = &r->projected;
     const int32_t *id = prompt->data;
     int64_t n = tensor_count(prompt), at = 0;
     sq_tensor x = new_rows(r, n - 1 + pic->shape[0], r->m.dec.cfg.dim);
@@ -184,35 +108,27 @@ static sq_tensor run_prompt(stage_run *r)
     return x;
 }
 
-static int32_t best(const float *x, int n)
-{
-    int at = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[at]) at = i;
-    return at;
-}
-
 static void run_decoder(stage_run *r)
 {
     const decoder_model *d = &r->m.dec;
-    const int32_t *expected = golden(r, "greedy")->data;
+    const int32_t *expected = golden(&r->g, "greedy")->data;
     float *logits = arena_alloc(&r->host, (size_t)d->cfg.n_vocab * sizeof *logits);
     int32_t pos[256];
     kv_cache kv = {0};
     sq_tensor x = run_prompt(r);
     int held = (int)x.shape[0];
     assert_true(held < 256);
-    assert_int_equal(tensor_count(golden(r, "greedy")), N_GREEDY);
+    assert_int_equal(tensor_count(golden(&r->g, "greedy")), N_GREEDY);
     for (int i = 0; i < held; i++)
         pos[i] = i;
     ok(kv_cache_open(&kv, r->be, d->cfg.n_layer, held, d->cfg.n_head_kv * d->cfg.head_dim,
                      SQ_DTYPE_F32, &err));
     ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
-    compare_logits(r, "logits", logits);
+    compare_logits(&r->g, "logits", logits, d->cfg.n_vocab);
     for (int i = 0; i < N_GREEDY; i++) {
-        int32_t id = best(logits, d->cfg.n_vocab);
+        int32_t id = best_token(logits, d->cfg.n_vocab);
         if (id != expected[i])
-            fail_msg("%s on %s: token %d is %d, expected %d", r->name, r->be->describe, i, id,
+            fail_msg("%s on %s: token %d is %d, expected %d", r->g.label, r->be->describe, i, id,
                      expected[i]);
         if (i + 1 == N_GREEDY) break;
         x = new_rows(r, 1, d->cfg.dim);
@@ -220,26 +136,25 @@ static void run_decoder(stage_run *r)
         r->be->ops.embed(r->be, &x, &d->tok_embd, &id, 1);
         ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
     }
-    compare_logits(r, "last_logits", logits);
+    compare_logits(&r->g, "last_logits", logits, d->cfg.n_vocab);
     kv_cache_close(&kv);
 }
 
 static void run_variant(sq_backend *be, const char *name, double *worst)
 {
     char path[4096];
-    stage_run r = {.name = name, .be = be, .dev.source = &be->memory};
+    stage_run r = {.g = {.label = name, .be = be}, .be = be, .dev.source = &be->memory};
     snprintf(path, sizeof path, TINY "/%s/expected.safetensors", name);
-    ok(safetensors_add(&r.golden, path, &err));
-    ok(weight_map_sort(&r.golden, &err));
+    golden_open(&r.g, path);
     snprintf(path, sizeof path, TINY "/%s", name);
     ok(model_open(&r.m, path, NULL, NULL, &err));
     run_vision(&r);
     run_projector(&r);
     run_decoder(&r);
-    if (r.worst > *worst) *worst = r.worst;
+    *worst = r.g.worst;
     arena_close(&r.dev);
     arena_close(&r.host);
-    weight_map_close(&r.golden);
+    weight_map_close(&r.g.map);
     model_close(&r.m);
 }
 
