@@ -333,8 +333,8 @@ def main():
     variant("linear", 104, text(**rope("linear", factor=4.0)), share="mha", edit=old_rope("linear", 4.0))
     variant("dynamic", 104, text(max_position_embeddings=20, **rope("dynamic", factor=2.0)), share="mha")
     variant("llama3", 104, text(**rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                                     original_max_position_embeddings=32)), share="mha")
-    variant("gqa", 2, text(num_key_value_heads=2), shards=3)
+                                     original_max_position_embeddings=128)), share="mha")
+    variant("gqa", 2, text(num_key_value_heads=2, rms_norm_eps=0.05), vision(layer_norm_eps=0.02), shards=3)
     variant("tied", 43, text(num_key_value_heads=1), tie_word_embeddings=True)
     variant("names452", 4, rules=V452)
     variant("names5", 5, rules=V5, dtype=torch.bfloat16, shards=2)
