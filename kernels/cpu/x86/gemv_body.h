@@ -5,8 +5,9 @@
 
 enum {
     GEMV_X = 4, /* rows of x that share one pass over the weights */
-    GEMV_W = 4  /* weight rows read side by side; also how far ahead they are prefetched, because
+    GEMV_W = 4, /* weight rows read side by side; also how far ahead they are prefetched, because
                  * rows of 2 KiB are too short for the hardware's own prefetch */
+    GEMV_AHEAD = 4096 /* bytes prefetched ahead of one stream */
 };
 
 /* sum[r][i] = weight row r . x row i, over all of in. */
@@ -114,9 +115,32 @@ LV_INLINE void gemv_columns(const linear_job *j, sq_dtype t, int nr, int64_t c)
     }
 }
 
+/* One Q8_0 weight row . one row of x. A decode step reads every weight once: blocks in memory
+ * order take 29 GB/s here where four rows side by side took 23 (2048x2048, two threads). */
+LV_INLINE float gemv_q8_0(const linear_job *j, const unsigned char *w)
+{
+    lv sum = lv_zero();
+    for (int64_t k = 0; k < j->in; k += Q8_0_BLOCK, w += sizeof(block_q8_0)) {
+        lv part = lv_zero();
+        _mm_prefetch((const char *)w + GEMV_AHEAD, _MM_HINT_T0);
+#pragma GCC unroll 4
+        for (int v = 0; v < Q8_0_BLOCK; v += LV) {
+            lv xv = lv_loadf(j->x + k + v), q = lv_load(w + 2 + v, SQ_DTYPE_Q8_0);
+            part = v ? lv_fma(q, xv, part) : lv_mul(q, xv);
+        }
+        sum = lv_fma(lv_set1(lv_scale(w)), part, sum);
+    }
+    return lv_sum(sum);
+}
+
 LV_INLINE void gemv_type(const linear_job *j, sq_dtype t, int64_t first, int64_t last)
 {
     int64_t c = first;
+    for (; t == SQ_DTYPE_Q8_0 && j->n == 1 && c < last; c++) {
+        float sum = gemv_q8_0(j, j->w + (size_t)c * j->row_bytes);
+        if (j->b) sum += j->b[c];
+        j->y[c] = j->add ? j->y[c] + sum : sum;
+    }
     for (; c + GEMV_W <= last; c += GEMV_W)
         gemv_columns(j, t, GEMV_W, c);
     for (; c < last; c++)
