@@ -7,7 +7,7 @@ enum {
     GEMV_X = 4, /* rows of x that share one pass over the weights */
     GEMV_W = 4, /* weight rows read side by side; also how far ahead they are prefetched, because
                  * rows of 2 KiB are too short for the hardware's own prefetch */
-    GEMV_AHEAD = 4096 /* bytes prefetched ahead of one stream */
+    GEMV_AHEAD = 2048 /* bytes prefetched ahead of one stream */
 };
 
 /* sum[r][i] = weight row r . x row i, over all of in. */
@@ -133,11 +133,32 @@ LV_INLINE float gemv_q8_0(const linear_job *j, const unsigned char *w)
     return lv_sum(sum);
 }
 
+/* The same for F16: 27 GB/s where four rows side by side took 25 (BF16 loses by it). */
+LV_INLINE float gemv_f16(const linear_job *j, const unsigned char *w)
+{
+    lv s[4] = {lv_zero(), lv_zero(), lv_zero(), lv_zero()};
+    int64_t k = 0;
+    for (; k + 4 * LV <= j->in; k += 4 * LV) {
+        const unsigned char *at = w + 2 * k;
+        _mm_prefetch((const char *)at + GEMV_AHEAD, _MM_HINT_T0);
+        if (LV == 16) _mm_prefetch((const char *)at + GEMV_AHEAD + 64, _MM_HINT_T0);
+        s[0] = lv_fma(lv_load(at, SQ_DTYPE_F16), lv_loadf(j->x + k), s[0]);
+        s[1] = lv_fma(lv_load(at + 2 * LV, SQ_DTYPE_F16), lv_loadf(j->x + k + LV), s[1]);
+        s[2] = lv_fma(lv_load(at + 4 * LV, SQ_DTYPE_F16), lv_loadf(j->x + k + 2 * LV), s[2]);
+        s[3] = lv_fma(lv_load(at + 6 * LV, SQ_DTYPE_F16), lv_loadf(j->x + k + 3 * LV), s[3]);
+    }
+    for (; k + LV <= j->in; k += LV)
+        s[0] = lv_fma(lv_load(w + 2 * k, SQ_DTYPE_F16), lv_loadf(j->x + k), s[0]);
+    return lv_sum(lv_add(lv_add(s[0], s[1]), lv_add(s[2], s[3]))) +
+           gemv_tail(j, SQ_DTYPE_F16, w, j->x);
+}
+
 LV_INLINE void gemv_type(const linear_job *j, sq_dtype t, int64_t first, int64_t last)
 {
     int64_t c = first;
-    for (; t == SQ_DTYPE_Q8_0 && j->n == 1 && c < last; c++) {
-        float sum = gemv_q8_0(j, j->w + (size_t)c * j->row_bytes);
+    for (; (t == SQ_DTYPE_Q8_0 || t == SQ_DTYPE_F16) && j->n == 1 && c < last; c++) {
+        const unsigned char *w = j->w + (size_t)c * j->row_bytes;
+        float sum = t == SQ_DTYPE_Q8_0 ? gemv_q8_0(j, w) : gemv_f16(j, w);
         if (j->b) sum += j->b[c];
         j->y[c] = j->add ? j->y[c] + sum : sum;
     }
