@@ -21,8 +21,8 @@ deps:
 
 demo: deps all
 	@mkdir -p demo-out
-	@for keep in 100% 144; do \
-		echo; echo "What do you see? ($$keep of the visual tokens)"; \
+	@for keep in 576 144; do \
+		echo; echo "What do you see? ($$keep of 576 visual tokens)"; \
 		$(BUILD)/squint ask -m models/demo --image samples/frogs.jpg -p "What do you see?" \
 			--prune fastervlm --keep $$keep --stats --show demo-out/kept-$$keep.png || exit 1; \
 	done

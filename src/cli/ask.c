@@ -88,6 +88,7 @@ static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)
 {
     int rc = sq_session_ask(s, a->prompt, &a->ask, r);
     if (!a->json && (!rc || rc == SQ_E_STOPPED)) putchar('\n');
+    fflush(stdout); /* before anything goes to stderr */
     if (cli_interrupted) return EXIT_INTERRUPTED;
     if (rc) return cli_fail("ask", rc, sq_session_error(s));
     if (a->json) report_json(stdout, r, a->model.model, a->image.item);
