@@ -378,6 +378,14 @@ int gguf_int(const gguf_file *g, const char *key, int64_t min, int64_t max, int 
     return SQ_OK;
 }
 
+int gguf_need_int(const gguf_file *g, const char *key, int64_t min, int64_t max, int *out,
+                  sq_error *err)
+{
+    if (!gguf_find(g, key))
+        return error_set(err, SQ_E_FORMAT, "%s: key %s is missing", g->path, key);
+    return gguf_int(g, key, min, max, out, err);
+}
+
 int gguf_float(const gguf_file *g, const char *key, float *out, sq_error *err)
 {
     const gguf_kv *kv = gguf_find(g, key);

@@ -36,6 +36,9 @@ const gguf_kv *gguf_find(const gguf_file *g, const char *key);
 /* Missing key: *out stays. Wrong type or out of [min,max]: SQ_E_FORMAT naming file and key. */
 int gguf_int(const gguf_file *g, const char *key, int64_t min, int64_t max, int *out,
              sq_error *err);
+/* The same, but a missing key is SQ_E_FORMAT too. */
+int gguf_need_int(const gguf_file *g, const char *key, int64_t min, int64_t max, int *out,
+                  sq_error *err);
 int gguf_float(const gguf_file *g, const char *key, float *out, sq_error *err);
 int gguf_bool(const gguf_file *g, const char *key, bool *out, sq_error *err);
 /* Copies into g->mem, 0-terminated. */

@@ -23,9 +23,7 @@ static const char *key_of(const keys *k, const char *name, char *out, size_t siz
 static int need_int(const keys *k, const char *name, int64_t min, int64_t max, int *out)
 {
     char key[128];
-    if (!gguf_find(k->g, key_of(k, name, key, sizeof key)))
-        return error_set(k->err, SQ_E_FORMAT, "%s: key %s is missing", k->g->path, key);
-    return gguf_int(k->g, key, min, max, out, k->err);
+    return gguf_need_int(k->g, key_of(k, name, key, sizeof key), min, max, out, k->err);
 }
 
 static int get_int(const keys *k, const char *name, int64_t min, int64_t max, int *out)

@@ -4,14 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static int need_int(const gguf_file *g, const char *key, int64_t min, int64_t max, int *out,
-                    sq_error *err)
-{
-    if (!gguf_find(g, key))
-        return error_set(err, SQ_E_FORMAT, "%s: key %s is missing", g->path, key);
-    return gguf_int(g, key, min, max, out, err);
-}
-
 static int check_kind(gguf_file *g, sq_error *err)
 {
     const char *arch = "clip", *type = "mlp";
@@ -66,7 +58,7 @@ static int read_layers(gguf_file *g, vit_config *c, sq_error *err)
 {
     const int32_t *layer = NULL;
     int n = 0;
-    TRY(need_int(g, "clip.vision.block_count", 1, GGUF_LAYERS_MAX, &c->n_loaded, err));
+    TRY(gguf_need_int(g, "clip.vision.block_count", 1, GGUF_LAYERS_MAX, &c->n_loaded, err));
     TRY(gguf_ints(g, "clip.vision.feature_layer", &layer, &n, err));
     c->n_layer = c->n_loaded + (layer ? 0 : 1);
     TRY(gguf_int(g, SQUINT_LAYERS, c->n_loaded, GGUF_LAYERS_MAX, &c->n_layer, err));
@@ -95,11 +87,13 @@ static int read_config(gguf_file *g, vit_config *c, sq_error *err)
 {
     const char *strategy = "default";
     *c = (vit_config){.eps = 1e-5f};
-    TRY(need_int(g, "clip.vision.image_size", 8, 4096, &c->image_size, err));
-    TRY(need_int(g, "clip.vision.patch_size", 1, 256, &c->patch_size, err));
-    TRY(need_int(g, "clip.vision.embedding_length", 8, GGUF_DIM_LIMIT, &c->dim, err));
-    TRY(need_int(g, "clip.vision.feed_forward_length", 8, GGUF_DIM_LIMIT * 4, &c->ffn_dim, err));
-    TRY(need_int(g, "clip.vision.attention.head_count", 1, GGUF_DIM_LIMIT / 8, &c->n_head, err));
+    TRY(gguf_need_int(g, "clip.vision.image_size", 8, 4096, &c->image_size, err));
+    TRY(gguf_need_int(g, "clip.vision.patch_size", 1, 256, &c->patch_size, err));
+    TRY(gguf_need_int(g, "clip.vision.embedding_length", 8, GGUF_DIM_LIMIT, &c->dim, err));
+    TRY(gguf_need_int(g, "clip.vision.feed_forward_length", 8, GGUF_DIM_LIMIT * 4, &c->ffn_dim,
+                      err));
+    TRY(gguf_need_int(g, "clip.vision.attention.head_count", 1, GGUF_DIM_LIMIT / 8, &c->n_head,
+                      err));
     TRY(gguf_float(g, "clip.vision.attention.layer_norm_epsilon", &c->eps, err));
     if (c->image_size % c->patch_size || c->image_size / c->patch_size > 256)
         return error_set(err, SQ_E_FORMAT,

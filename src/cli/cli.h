@@ -89,16 +89,6 @@ int cli_model_open(sq_model **m, const char *command, const cli_model *cm, bool 
 extern volatile sig_atomic_t cli_interrupted;
 void cli_catch_interrupt(void);
 
-/* Files appear whole: cli_file_open gives "PATH.tmp-PID", cli_file_commit renames it over PATH (or
- * removes it when something went wrong) and returns an exit code after printing the line. */
-typedef struct cli_file {
-    FILE *f;
-    const char *command, *path;
-    char tmp[4096];
-} cli_file;
-int cli_file_open(cli_file *w, const char *command, const char *path);
-int cli_file_commit(cli_file *w);
-
 /* JSON string with quotes and escapes. */
 void cli_json_string(FILE *f, const char *text);
 

@@ -1,5 +1,7 @@
 #include "cli/cli.h"
 
+#include "core/file.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,13 +42,15 @@ static int write_npy(const char *path, const char *type, const int *shape, int r
     head[n++] = '\n';
     const unsigned char magic[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0,
                                      (unsigned char)(length & 255), (unsigned char)(length >> 8)};
-    cli_file w;
-    int code = cli_file_open(&w, "pixels", path);
-    if (code) return code;
-    fwrite(magic, 1, sizeof magic, w.f);
-    fwrite(head, 1, (size_t)n, w.f);
-    fwrite(data, 1, size, w.f);
-    return cli_file_commit(&w);
+    file_writer w;
+    sq_error err = {0};
+    int rc = file_writer_open(&w, path, &err);
+    if (!rc) rc = file_write(&w, magic, sizeof magic, &err);
+    if (!rc) rc = file_write(&w, head, (size_t)n, &err);
+    if (!rc) rc = file_write(&w, data, size, &err);
+    if (!rc) rc = file_writer_commit(&w, &err);
+    file_writer_abort(&w); /* does nothing after a commit */
+    return rc ? cli_fail("pixels", rc, err.text) : EXIT_DONE;
 }
 
 static int write_picture(const char *path, int width, int height, const uint8_t *rgb)
@@ -54,12 +58,6 @@ static int write_picture(const char *path, int width, int height, const uint8_t 
     char text[512];
     int rc = sq_image_write(path, width, height, rgb, text, sizeof text);
     return rc ? cli_fail("pixels", rc, text) : EXIT_DONE;
-}
-
-static bool is_npy(const char *path)
-{
-    size_t n = strlen(path);
-    return n > 4 && !strcmp(path + n - 4, ".npy");
 }
 
 static int write_decoded(const pixels_args *a)
@@ -71,8 +69,8 @@ static int write_decoded(const pixels_args *a)
     if (rc) return cli_fail("pixels", rc, text);
     int shape[3] = {height, width, 3};
     size_t size = (size_t)width * (size_t)height * 3;
-    int code = is_npy(a->out) ? write_npy(a->out, "|u1", shape, 3, rgb, size)
-                              : write_picture(a->out, width, height, rgb);
+    int code = path_ends_with(a->out, ".npy") ? write_npy(a->out, "|u1", shape, 3, rgb, size)
+                                             : write_picture(a->out, width, height, rgb);
     free(rgb);
     return code;
 }
@@ -91,8 +89,9 @@ static int write_views(const pixels_args *a)
     if (!code) {
         int shape[4] = {n_view, 3, side, side};
         size_t n = (size_t)n_view * 3 * (size_t)side * (size_t)side;
-        code = is_npy(a->out) ? write_npy(a->out, "<f4", shape, 4, pixels, n * sizeof *pixels)
-                              : write_picture(a->out, side, n_view * side, rgb);
+        code = path_ends_with(a->out, ".npy")
+                   ? write_npy(a->out, "<f4", shape, 4, pixels, n * sizeof *pixels)
+                   : write_picture(a->out, side, n_view * side, rgb);
     }
     free(pixels);
     free(rgb);

@@ -36,7 +36,10 @@ int show_kept(const char *command, sq_model *m, const cli_list *image, const sq_
         float *pixels = NULL;
         uint8_t *view = NULL;
         int rc = sq_model_view(m, image->item[i], opt, &n_view, &side, &pixels, &view);
-        if (rc) return free(out), cli_fail(command, rc, sq_model_error(m));
+        if (rc) {
+            code = cli_fail(command, rc, sq_model_error(m));
+            break;
+        }
         if (!out) out = malloc((size_t)image->n * (size_t)side * (size_t)side * 3);
         rc = out ? draw_view(view, side, &r->image[i], out + i * side * 3, image->n * side * 3)
                  : SQ_E_NOMEM;

@@ -1,10 +1,8 @@
-/* What subcommands share with the terminal and the file system: notices, Ctrl-C, output files. */
+/* What subcommands share with the terminal: notices and Ctrl-C. */
 #define _POSIX_C_SOURCE 200809L
 #include "cli/cli.h"
 
-#include <errno.h>
-#include <string.h>
-#include <unistd.h>
+#include <stddef.h>
 
 volatile sig_atomic_t cli_interrupted;
 
@@ -41,25 +39,4 @@ int cli_model_open(sq_model **m, const char *command, const cli_model *cm, bool 
                           .notice = print_notice};
     int rc = sq_model_open(m, cm->model, &o);
     return rc ? cli_fail(command, rc, sq_model_error(*m)) : EXIT_DONE;
-}
-
-int cli_file_open(cli_file *w, const char *command, const char *path)
-{
-    *w = (cli_file){.command = command, .path = path};
-    int n = snprintf(w->tmp, sizeof w->tmp, "%s.tmp-%ld", path, (long)getpid());
-    if (n < 0 || (size_t)n >= sizeof w->tmp) return cli_usage(command, "the path is too long");
-    w->f = fopen(w->tmp, "wb");
-    if (w->f) return EXIT_DONE;
-    fprintf(stderr, "squint %s: %s: cannot write: %s\n", command, path, strerror(errno));
-    return EXIT_FAILED;
-}
-
-int cli_file_commit(cli_file *w)
-{
-    bool bad = ferror(w->f) != 0;
-    bad = fclose(w->f) != 0 || bad;
-    if (!bad && rename(w->tmp, w->path) == 0) return EXIT_DONE;
-    fprintf(stderr, "squint %s: %s: cannot write: %s\n", w->command, w->path, strerror(errno));
-    remove(w->tmp);
-    return EXIT_FAILED;
 }

@@ -68,6 +68,12 @@ int path_join(char *out, size_t size, const char *dir, const char *name, sq_erro
     return SQ_OK;
 }
 
+bool path_ends_with(const char *path, const char *ending)
+{
+    size_t n = strlen(path), e = strlen(ending);
+    return n > e && !strcmp(path + n - e, ending);
+}
+
 int file_writer_open(file_writer *w, const char *path, sq_error *err)
 {
     *w = (file_writer){0};

@@ -26,6 +26,9 @@ bool file_is_dir(const char *path);
 /* out = "dir/name"; SQ_E_LIMIT when it does not fit. */
 int path_join(char *out, size_t size, const char *dir, const char *name, sq_error *err);
 
+/* Whether path is more than ending (".png") and ends in it. */
+bool path_ends_with(const char *path, const char *ending);
+
 /* Writing: everything goes to "PATH.tmp-PID"; commit renames it over PATH, abort removes it. */
 typedef struct file_writer {
     FILE *f;

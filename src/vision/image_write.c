@@ -4,13 +4,6 @@
 
 #include <png.h>
 #include <stdio.h>
-#include <string.h>
-
-static bool path_ends_with(const char *path, const char *ending)
-{
-    size_t n = strlen(path), e = strlen(ending);
-    return n > e && !strcmp(path + n - e, ending);
-}
 
 static int write_ppm(file_writer *w, const sq_image *im, sq_error *err)
 {
