@@ -2,22 +2,49 @@
 BUILD ?= build
 PACKAGES = build-essential cmake pkg-config libpng-dev libjpeg-dev zlib1g-dev libdnnl-dev \
 	libcjson-dev libpcre2-dev libutf8proc-dev libcmocka-dev
+CUDA_PACKAGES = python3-venv
+CUDA_WHEELS = nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl \
+	nvidia-cublas
+CUDA_VERSION = 13.0
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo test bench install clean
-
-all:
-	cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
-	cmake --build $(BUILD) -j$$(nproc)
+# The machine's own nvcc, else the one that `make deps-cuda` fetched; none: no CUDA backend.
+ifeq ($(CUDACXX)$(shell command -v nvcc),)
+CUDACXX = $(wildcard $(CURDIR)/.cuda/toolkit/bin/nvcc)
+export CUDACXX
+endif
 
 # Asks apt only for what is missing.
-deps:
-	@missing=$$(for p in $(PACKAGES); do \
+define apt_install
+	@missing=$$(for p in $(1); do \
 		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 		$(SUDO) apt-get update -q && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
 	fi
+endef
+
+.PHONY: all deps deps-cuda demo test bench install clean
+
+all:
+	cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
+	cmake --build $(BUILD) -j$$(nproc)
+
+deps:
+	$(call apt_install,$(PACKAGES))
+
+# To compile for GPUs where there is no CUDA toolkit: the compiler and cuBLAS from PyPI, 900 MB.
+# Debian's own (11.8) is too old.
+deps-cuda: deps
+ifeq ($(CUDACXX)$(shell command -v nvcc),)
+	$(call apt_install,$(CUDA_PACKAGES))
+	rm -rf .cuda
+	python3 -m venv .cuda
+	.cuda/bin/pip install -q --no-cache-dir $(CUDA_WHEELS:%=%==$(CUDA_VERSION).*)
+	set -e; cd .cuda/lib/python3*/site-packages/nvidia/cu*; ln -s lib lib64; \
+	for f in lib/*.so.*; do ln -s $${f##*/} $${f%%.so.*}.so; done; \
+	ln -s "$$PWD" $(CURDIR)/.cuda/toolkit
+endif
 
 demo: deps all
 	@mkdir -p demo-out

@@ -3,10 +3,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef SQ_CUDA
+static int cuda_probe(sq_error *err)
+{
+    return error_set(err, SQ_E_BACKEND,
+                     "cuda: not part of this build (cmake -DSQ_CUDA=ON, it needs nvcc)");
+}
+
+const backend_row backend_cuda = {"cuda", cuda_probe, NULL, NULL};
+#endif
+
+const backend_row *const backend_rows[] = {&backend_cuda, &backend_cpu, NULL};
+
 static const backend_row *row_find(const char *name)
 {
-    for (const backend_row *r = backend_rows; r->name; r++)
-        if (strcmp(r->name, name) == 0) return r;
+    if (strncmp(name, "diff:", 5) == 0) return &backend_diff;
+    for (const backend_row *const *r = backend_rows; *r; r++)
+        if (strcmp((*r)->name, name) == 0) return *r;
     return NULL;
 }
 
@@ -36,10 +49,10 @@ int backend_open(sq_backend **out, const backend_options *o, sq_error *err)
         return open_row(out, row, o, err);
     }
     int rc = SQ_E_BACKEND;
-    for (const backend_row *r = backend_rows; r->name; r++) {
+    for (const backend_row *const *r = backend_rows; *r; r++) {
         error_clear(err); /* only the last row's reason is left when none can start */
-        rc = open_row(out, r, o, err);
-        if (!rc) return SQ_OK;
+        rc = open_row(out, *r, o, err);
+        if (!rc || o->device) return rc; /* who names a device wants it or nothing */
     }
     return rc;
 }

@@ -13,7 +13,10 @@ static bool ends_with(const char *text, const char *end)
 
 static int open_any(model *m, const char *path, const model_options *opt, sq_error *err)
 {
+    static const char synthetic[] = "synthetic:";
     char config[4096];
+    if (strncmp(path, synthetic, sizeof synthetic - 1) == 0)
+        return model_open_synthetic(m, path + sizeof synthetic - 1, err);
     if (!file_exists(path)) return error_set(err, SQ_E_IO, "%s: no such file or directory", path);
     if (!file_is_dir(path)) {
         if (ends_with(path, ".gguf")) return model_open_gguf(m, path, opt, err);

@@ -24,7 +24,7 @@ typedef struct model {
     projector_model proj;
     decoder_model dec;
     preprocess_config pre;
-    tokenizer *tok;
+    tokenizer *tok;         /* NULL: a synthetic model */
     const prompt_template *tmpl;
     bool tiled;             /* trained on AnyRes tiles; runs on one view until tiles are there */
     int n_pinpoint, pinpoint[MODEL_MAX_PINPOINTS][2]; /* as listed in the file */
@@ -39,15 +39,16 @@ typedef struct model_options {
     bool text_only;       /* a GGUF/HF text model without vision is fine (benchmarks, tokenize) */
 } model_options;
 
-/* path: an HF directory, or a text-model .gguf. Errors name the file, the tensor or key, what was
- * expected and what was found. m is closed on failure. opt may be NULL. */
+/* path: an HF directory, a text-model .gguf, or "synthetic:SHAPE". Errors name the file, the tensor
+ * or key, what was expected and what was found. m is closed on failure. opt may be NULL. */
 int model_open(model *m, const char *path, const model_options *opt, const sq_log *log,
                sq_error *err);
 void model_close(model *m);
 
-/* The two openers behind it. */
+/* The openers behind it; the last makes random weights, for timing. */
 int model_open_hf(model *m, const char *dir, const model_options *opt, sq_error *err);
 int model_open_gguf(model *m, const char *path, const model_options *opt, sq_error *err);
+int model_open_synthetic(model *m, const char *spec, sq_error *err);
 
 /* Writes DIR_OUT/NAME-<type>.gguf (text) and DIR_OUT/mmproj-NAME-<type>.gguf (vision) as llama.cpp
  * lays them out; type is F16, BF16 or Q8_0 (norms, biases and embeddings of one dimension stay

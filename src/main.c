@@ -7,6 +7,7 @@ static const cli_command commands[] = {
     {"ask", "ask about pictures, once or in a chat", help_ask, cmd_ask},
     {"bench", "accuracy over a question file, or the time of each stage", help_bench, cmd_bench},
     {"convert", "write a checkpoint as a GGUF pair", help_convert, cmd_convert},
+    {"diff", "check each op of a backend against the CPU, on one answer", help_diff, cmd_diff},
     {"info", "what a model is made of, and what is missing", help_info, cmd_info},
     {"methods", "the pruning methods, their papers and options", help_methods, cmd_methods},
     {"pixels", "what the decoder or the model sees of a picture", help_pixels, cmd_pixels},

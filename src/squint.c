@@ -25,8 +25,45 @@ static vit_capture capture_for(const prune_needs *n, const prune_tower *t)
     return c;
 }
 
-static int picture_vision(sq_session *s, const float *pixels, vit_output *vis)
+/* One picture between its file and its embeddings. */
+typedef struct picture_run {
+    sq_session *s;
+    sq_image view; /* 8-bit, as the model sees it */
+    float level[3][256];
+    vit_run vit;
+    vit_output vis;
+} picture_run;
+
+static int picture_load(sq_session *s, const picture_source *src, sq_image *im)
 {
+    image_options opt = {.max_pixels = s->opt.image.max_pixels,
+                         .ignore_exif = s->opt.image.ignore_exif,
+                         .allow_truncated = s->opt.image.allow_truncated};
+    if (!src->rgb) return image_load(im, src->path, &opt, &s->err);
+    *im = (sq_image){src->width, src->height, (uint8_t *)(size_t)src->rgb}; /* only read */
+    return SQ_OK;
+}
+
+static int picture_view(picture_run *p, const picture_source *src)
+{
+    sq_session *s = p->s;
+    const preprocess_config *pre = &s->m->m.pre;
+    sq_image im = {0};
+    double start = clock_ms();
+    TRY(picture_load(s, src, &im));
+    double decoded = clock_ms();
+    int rc = preprocess_fit(&p->view, &im, pre, &s->err);
+    if (!rc) preprocess_levels(p->level, pre);
+    s->report.ms.decode += decoded - start;
+    s->report.ms.preprocess += clock_ms() - decoded;
+    if (!src->rgb) image_close(&im);
+    return rc;
+}
+
+/* Starts the vision tower; a GPU goes on by itself. */
+static int picture_begin(picture_run *p)
+{
+    sq_session *s = p->s;
     const vit_model *vit = &s->m->m.vit;
     int last = 0;
     for (int i = 0; i < vit->cfg.n_feature; i++)
@@ -34,11 +71,23 @@ static int picture_vision(sq_session *s, const float *pixels, vit_output *vis)
     prune_tower tower = {.n_layer = vit->cfg.n_layer, .feature_layer = last - 1};
     prune_needs needs = prune_needs_of(s->policy, &tower, &s->prune_opt);
     vit_capture capture = capture_for(&needs, &tower);
+    vit_views views = {.n = 1, .rgb = p->view.rgb, .level = (const float(*)[256])p->level};
     double start = clock_ms();
-    int rc = vit_forward(s->m->be, vit, pixels, &capture, vis, &s->dev, &s->host, NULL, NULL,
-                         &s->err);
-    s->report.ms.vision += clock_ms() - start - vis->score_ms;
-    s->report.ms.score += vis->score_ms;
+    p->vit = (vit_run){0};
+    int rc = vit_begin(&p->vit, s->m->be, vit, &views, &capture, &p->vis, &s->dev, &s->host,
+                       &s->err);
+    s->report.ms.vision += clock_ms() - start;
+    return rc;
+}
+
+static int picture_end(picture_run *p)
+{
+    sq_session *s = p->s;
+    double start = clock_ms();
+    int rc = vit_end(&p->vit, &s->host, &s->err);
+    s->m->be->sync(s->m->be);
+    s->report.ms.vision += clock_ms() - start - p->vis.score_ms;
+    s->report.ms.score += p->vis.score_ms;
     return rc;
 }
 
@@ -95,21 +144,21 @@ static int picture_project(sq_session *s, const vit_output *vis, prune_plan *pla
 {
     sq_backend *be = s->m->be;
     const projector_model *proj = &s->m->m.proj;
-    const sq_tensor *all = &vis->features;
+    sq_tensor all = vit_features(vis, 0);
     prune_plan full;
     double start = clock_ms();
-    if (plan_with_cls(plan, all->shape[0] > vis->n_patch, &s->host, &full))
+    if (plan_with_cls(plan, all.shape[0] > vis->n_patch, &s->host, &full))
         return error_set(&s->err, SQ_E_NOMEM, "out of memory");
-    size_t row = (size_t)all->shape[1] * sizeof(float);
+    size_t row = dtype_row_bytes(be->act, all.shape[1]);
     size_t out_row = (size_t)proj->out_dim * sizeof(float), n = (size_t)full.n_out;
-    sq_tensor x = tensor_2d(arena_alloc(&s->dev, n * row), SQ_DTYPE_F32, full.n_out, all->shape[1]);
+    sq_tensor x = tensor_2d(arena_alloc(&s->dev, n * row), be->act, full.n_out, all.shape[1]);
     im->embeds = tensor_2d(arena_alloc(&s->kept, n * out_row), SQ_DTYPE_F32, full.n_out,
                            proj->out_dim);
     im->index = malloc((size_t)plan->n_out * sizeof *im->index);
     if (!x.data || !im->embeds.data || !im->index)
         return error_set(&s->err, SQ_E_NOMEM, "out of memory");
     sparse_rows rows = plan_rows(&full);
-    be->ops.select_rows(be, &x, all, &rows);
+    be->ops.select_rows(be, &x, &all, &rows);
     TRY(projector_forward(be, proj, &im->embeds, &x, &s->dev, &s->err));
     for (int r = 0; r < plan->n_out; r++)
         im->index[r] = plan->index[plan->start[r]]; /* a merged row is named by its first token */
@@ -119,48 +168,48 @@ static int picture_project(sq_session *s, const vit_output *vis, prune_plan *pla
     return SQ_OK;
 }
 
-static int picture_pixels(sq_session *s, const char *path, float **pixels)
+/* What the tower saw becomes the session's next image. */
+static int picture_finish(picture_run *p)
 {
-    const preprocess_config *pre = &s->m->m.pre;
-    image_options opt = {.max_pixels = s->opt.image.max_pixels,
-                         .ignore_exif = s->opt.image.ignore_exif,
-                         .allow_truncated = s->opt.image.allow_truncated};
-    sq_image im = {0};
-    double start = clock_ms();
-    TRY(image_load(&im, path, &opt, &s->err));
-    double decoded = clock_ms();
-    s->report.ms.decode += decoded - start;
-    *pixels = arena_alloc(&s->host, (size_t)3 * pre->side * pre->side * sizeof **pixels);
-    int rc = *pixels ? preprocess_view(*pixels, &im, pre, &s->err)
-                     : error_set(&s->err, SQ_E_NOMEM, "%s: out of memory", path);
-    s->report.ms.preprocess += clock_ms() - decoded;
-    image_close(&im);
-    return rc;
-}
-
-int session_encode(sq_session *s, const char *path)
-{
-    arena_mark dev = arena_get_mark(&s->dev), host = arena_get_mark(&s->host);
+    sq_session *s = p->s;
     session_image *im = &s->image[s->n_image];
-    float *pixels = NULL;
-    vit_output vis;
     prune_plan plan = {0};
-    double start = clock_ms();
-
-    int rc = picture_pixels(s, path, &pixels);
-    if (!rc) rc = picture_vision(s, pixels, &vis);
-    if (!rc) rc = picture_prune(s, &vis, &plan);
-    if (!rc) rc = picture_project(s, &vis, &plan, im);
+    TRY(picture_end(p));
+    TRY(picture_prune(s, &p->vis, &plan));
+    int rc = picture_project(s, &p->vis, &plan, im);
     if (!rc) {
         s->n_image++;
     } else {
         free(im->index);
         *im = (session_image){0};
     }
+    return rc;
+}
 
+int session_encode(sq_session *s, const picture_source *src, int n)
+{
+    arena_mark dev = arena_get_mark(&s->dev), host = arena_get_mark(&s->host);
+    picture_run now = {.s = s}, next = {.s = s};
+    int first = s->n_image;
+    double start = clock_ms();
+    int rc = picture_view(&next, &src[0]);
+    for (int i = 0; i < n && !rc; i++) {
+        image_close(&now.view);
+        now = next;
+        next.view = (sq_image){0};
+        rc = picture_begin(&now);
+        if (!rc && i + 1 < n) rc = picture_view(&next, &src[i + 1]);
+        if (!rc) rc = picture_finish(&now);
+        arena_rewind(&s->dev, dev);
+        arena_rewind(&s->host, host);
+    }
+    image_close(&now.view);
+    image_close(&next.view);
+    while (rc && s->n_image > first) {
+        free(s->image[--s->n_image].index);
+        s->image[s->n_image] = (session_image){0};
+    }
     s->report.ms.total += clock_ms() - start;
-    arena_rewind(&s->dev, dev);
-    arena_rewind(&s->host, host);
     return rc;
 }
 
@@ -172,7 +221,9 @@ typedef struct answer_run {
     sq_report *r;
     int32_t *ids; /* prompt of this turn, PROMPT_IMAGE for pictures */
     int n_ids;
-    float *logits;
+    float *logits; /* of the last row; NULL when greedy: then only the best is read */
+    int32_t best;
+    float gap;
     token_stream stream;
     char *text; /* the answer so far */
     size_t size, cap, shown;
@@ -215,10 +266,9 @@ static int remember_prefix(sq_session *s, const int32_t *ids, int n)
 }
 
 /* x[rows, dim]: token embeddings, with each picture's kept rows where its mark stands. */
-static void splice(sq_session *s, const int32_t *ids, int n, int picture, sq_tensor *x)
+static int splice(sq_session *s, const int32_t *ids, int n, int picture, sq_tensor *x)
 {
     sq_backend *be = s->m->be;
-    const decoder_model *dec = &s->m->m.dec;
     int64_t at = 0;
     for (int i = 0; i < n;) {
         if (ids[i] == PROMPT_IMAGE) {
@@ -233,10 +283,18 @@ static void splice(sq_session *s, const int32_t *ids, int n, int picture, sq_ten
         while (run < n && ids[run] != PROMPT_IMAGE)
             run++;
         sq_tensor to = tensor_rows(x, at, run - i);
-        be->ops.embed(be, &to, &dec->tok_embd, ids + i, run - i);
+        TRY(decoder_embed(be, &s->m->m.dec, &to, ids + i, run - i, &s->dev, &s->err));
         at += run - i;
         i = run;
     }
+    return SQ_OK;
+}
+
+/* What a pass has to bring back for the next choice. */
+static decoder_result wanted(answer_run *a)
+{
+    if (a->logits) return (decoder_result){.logits = a->logits};
+    return (decoder_result){.best = &a->best, .gap = &a->gap};
 }
 
 /* Prefills ids from `from` on behind what the cache holds and leaves the last row's logits. */
@@ -261,8 +319,9 @@ static int prefill(answer_run *a, int from)
     for (int i = 0; i < rows; i++)
         pos[i] = held + i;
     double start = clock_ms();
-    splice(s, a->ids + from, a->n_ids - from, picture, &x);
-    TRY(decoder_forward(s->m->be, dec, &s->kv, &x, pos, a->logits, NULL, &s->dev, &s->err));
+    decoder_result want = wanted(a);
+    TRY(splice(s, a->ids + from, a->n_ids - from, picture, &x));
+    TRY(decoder_forward(s->m->be, dec, &s->kv, &x, pos, &want, &s->dev, &s->err));
     a->r->ms.prefill = clock_ms() - start;
     a->r->prompt_tokens = rows;
     a->r->cached_tokens = held;
@@ -273,16 +332,25 @@ static int prefill(answer_run *a, int from)
 static int step(answer_run *a, int32_t id)
 {
     sq_session *s = a->s;
-    const decoder_model *dec = &s->m->m.dec;
+    kv_cache *const kv[] = {&s->kv};
     int32_t pos = s->kv.len[0];
-    arena_mark mark = arena_get_mark(&s->dev);
-    size_t row = (size_t)dec->cfg.dim * sizeof(float);
-    sq_tensor x = tensor_2d(arena_alloc(&s->dev, row), SQ_DTYPE_F32, 1, dec->cfg.dim);
-    if (!x.data) return error_set(&s->err, SQ_E_NOMEM, "out of memory");
-    s->m->be->ops.embed(s->m->be, &x, &dec->tok_embd, &id, 1);
-    int rc = decoder_forward(s->m->be, dec, &s->kv, &x, &pos, a->logits, NULL, &s->dev, &s->err);
-    arena_rewind(&s->dev, mark);
-    return rc;
+    decoder_result want = wanted(a);
+    return decoder_step(s->m->be, &s->m->m.dec, kv, 1, &id, &pos, &want, &s->dev, &s->err);
+}
+
+static int pick(answer_run *a, int32_t *id, float *gap)
+{
+    sq_session *s = a->s;
+    if (a->logits) {
+        arena_mark mark = arena_get_mark(&s->host);
+        TRY(sampler_pick(&s->sampler, a->logits, s->m->m.dec.cfg.n_vocab, &s->host, id, gap,
+                         &s->err));
+        arena_rewind(&s->host, mark);
+        return SQ_OK;
+    }
+    *id = a->best;
+    *gap = a->gap;
+    return sampler_accept(&s->sampler, *id, gap, &s->err);
 }
 
 static int text_append(answer_run *a, const char *piece, int n)
@@ -344,7 +412,6 @@ static bool ends_answer(const sq_session *s, int32_t id)
 static int generate(answer_run *a, const char **why)
 {
     sq_session *s = a->s;
-    const decoder_config *c = &s->m->m.dec.cfg;
     int max = a->opt->max_tokens > 0 ? a->opt->max_tokens : 512;
     char piece[512];
     bool stopped = false;
@@ -352,9 +419,7 @@ static int generate(answer_run *a, const char **why)
     for (int i = 0; i < max; i++) {
         int32_t id;
         float gap;
-        arena_mark mark = arena_get_mark(&s->host);
-        TRY(sampler_pick(&s->sampler, a->logits, c->n_vocab, &s->host, &id, &gap, &s->err));
-        arena_rewind(&s->host, mark);
+        TRY(pick(a, &id, &gap));
         if (i == 0) a->r->ms.first_token = a->r->ms.total + clock_ms() - a->start;
         if (i == 0 || gap < a->r->min_gap) a->r->min_gap = gap;
         if (ends_answer(s, id)) {
@@ -419,8 +484,10 @@ static int run_turn(answer_run *a, const char *question, const char **why)
 {
     sq_session *s = a->s;
     TRY(turn_ids(a, question));
-    a->logits = arena_alloc(&s->host, (size_t)s->m->m.dec.cfg.n_vocab * sizeof *a->logits);
-    if (!a->logits) return error_set(&s->err, SQ_E_NOMEM, "out of memory");
+    if (a->opt->temperature != 0) {
+        a->logits = arena_alloc(&s->host, (size_t)s->m->m.dec.cfg.n_vocab * sizeof *a->logits);
+        if (!a->logits) return error_set(&s->err, SQ_E_NOMEM, "out of memory");
+    }
     int from = 0;
     if (s->n_turn == 0) {
         from = reuse_prefix(s, a->ids, a->n_ids);
@@ -450,6 +517,11 @@ static void fill_report(answer_run *a, const char *why)
     r->context_tokens = s->kv.len[0];
     r->kv_bytes = kv_cache_bytes(&s->kv);
     r->peak_bytes = peak_resident_bytes();
+    const backend_count *c = &s->m->be->count;
+    r->device_bytes = c->peak_bytes;
+    r->syncs = c->syncs - s->count.syncs;
+    r->launches = c->launches - s->count.launches;
+    s->count = *c;
     r->ms.total += clock_ms() - a->start;
 }
 
@@ -479,6 +551,22 @@ int session_answer(sq_session *s, const char *question, const sq_ask_options *op
         r->answer = a.text;
         fill_report(&a, why);
     }
+    arena_rewind(&s->host, host);
+    arena_rewind(&s->dev, dev);
+    return rc;
+}
+
+int session_first_token(sq_session *s, int32_t *ids, int n, int32_t *best)
+{
+    sq_report r;
+    float gap;
+    answer_run a = {.s = s, .r = &r, .ids = ids, .n_ids = n};
+    arena_mark host = arena_get_mark(&s->host), dev = arena_get_mark(&s->dev);
+    s->sampler.temperature = 0;
+    s->sampler.top_p = 1;
+    kv_cache_truncate(&s->kv, 0);
+    int rc = prefill(&a, 0);
+    if (!rc) rc = pick(&a, best, &gap);
     arena_rewind(&s->host, host);
     arena_rewind(&s->dev, dev);
     return rc;

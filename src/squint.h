@@ -39,8 +39,9 @@ typedef void (*sq_notice_fn)(void *user, int level, const char *line);
 
 typedef struct sq_model_options {
     const char *mmproj;     /* NULL: for a GGUF text model, the mmproj file beside it */
-    const char *backend;    /* NULL or "auto", "cpu" */
-    const char *compute;    /* NULL or "auto", "f32", "bf16" */
+    const char *backend;    /* NULL or "auto", "cpu", "cuda"; "diff:cuda": see sq_diff_get */
+    int device;             /* which GPU; another than 0 makes "auto" insist on it */
+    const char *compute;    /* NULL or "auto", "f32", "bf16"; "f16" on a GPU */
     const char *cpu;        /* NULL: all features; "avx2", "avx512", "none": no more than that */
     const char *template_name; /* NULL: chosen from the checkpoint */
     const char *fit;        /* NULL or "auto", "crop", "pad": how pictures are fitted to the view */
@@ -123,9 +124,39 @@ typedef struct sq_backend_info {
 } sq_backend_info;
 int sq_backend_get(int i, sq_backend_info *out); /* SQ_E_ARG past the end */
 
-/* Times one stage on random data, after one run to warm up: "vision" (one view), "project" and
- * "prefill" (n_rows rows), "decode" (one token behind n_rows). ms[repeat] gets milliseconds. */
-int sq_bench_stage(sq_model *m, const char *stage, int n_rows, int repeat, double *ms);
+typedef struct sq_device_info {
+    char name[96];
+    size_t memory_bytes;
+    int major, minor; /* compute capability */
+    char state[160];  /* "ok" or why it cannot be used */
+} sq_device_info;
+/* A GPU of backend i; SQ_E_ARG past the last. */
+int sq_backend_get_device(int i, int device, sq_device_info *out);
+
+/* For developers: a model opened with backend "diff:NAME" runs each op on NAME and on the CPU in
+ * f32, and fails at the first result that differs by more than the op's error model allows. This
+ * is what was compared so far, by op. SQ_E_ARG past the end and for other backends. */
+typedef struct sq_diff_info {
+    const char *op;
+    int64_t n;      /* calls that were alike */
+    double worst;   /* share of the allowed error */
+    int layer;      /* where that was */
+    char shape[64]; /* of its first inputs */
+} sq_diff_info;
+int sq_diff_get(const sq_model *m, int i, sq_diff_info *out);
+
+typedef struct sq_bench_result {
+    double *ms;              /* [repeat] of the caller: each run's time, in order */
+    double flop, bytes;      /* of one run, by the shapes: arithmetic; weights and KV rows read */
+    double launches, syncs;  /* of one run: kernels started, waits for a GPU */
+} sq_bench_result;
+
+/* Times one stage on random data, after a few runs to warm up: "vision:VIEWS", "vision+rows:VIEWS"
+ * (with the attention rows that fastervlm reads), "project:ROWS", "prefill:ROWS", "decode:ROWS"
+ * (one token behind ROWS), "decode:ROWSxN" (for each of N sequences), "first-token:KEPT" (picture
+ * in memory to the id of the answer's first token, KEPT visual tokens), and for comparison
+ * "product" and "copy", large ones. Views are 1 when not given. repeat 0 only checks the name. */
+int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *r);
 
 /* ---- session ---- */
 
@@ -134,7 +165,7 @@ typedef struct sq_session_options {
     const char *keep;          /* NULL: all; "144" tokens a picture, or "25%" */
     const char *prune_options; /* NULL or "key=value,key=value" */
     uint64_t seed;             /* random pruning and sampling */
-    const char *kv_type;       /* NULL or "f32", "f16" */
+    const char *kv_type;       /* NULL or "auto": as the backend computes; "f32", "f16", "bf16" */
     int n_ctx;                 /* 0: the model's */
     sq_image_options image;
 } sq_session_options;
@@ -146,6 +177,12 @@ const char *sq_session_error(const sq_session *s); /* of the last call that fail
 /* Decodes, encodes and prunes one picture; before the first question only. The encoded picture
  * stays: later questions reuse it and its KV entries. */
 int sq_session_add_image(sq_session *s, const char *path);
+
+/* Several in order, all or none; on a GPU one is decoded while the one before it is encoded. */
+int sq_session_add_images(sq_session *s, const char *const *path, int n);
+
+/* A picture in memory, rgb[height,width,3]. */
+int sq_session_add_rgb(sq_session *s, int width, int height, const uint8_t *rgb);
 
 /* A piece of the answer, whole characters; return nonzero to stop generating. */
 typedef int (*sq_token_fn)(void *user, const char *text, size_t size);
@@ -180,6 +217,8 @@ typedef struct sq_report {
     int context_tokens;      /* rows in the KV cache now */
     size_t kv_bytes;         /* held by them */
     size_t peak_bytes;       /* peak resident memory of the process */
+    size_t device_bytes;     /* peak memory of the GPU, weights included; 0 on the CPU */
+    int64_t launches, syncs; /* GPU: kernels and graphs started, waits of the host for the device */
     float min_gap;           /* smallest distance of the two best logits over the answer */
     struct {
         double decode, preprocess, vision, score, prune, project; /* pictures, summed */

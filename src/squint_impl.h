@@ -16,6 +16,7 @@ struct sq_model {
     sq_notice_fn notice;
     void *notice_user;
     sq_error err;
+    void *device_weights; /* where the backend cannot read the files; NULL until needed */
     bool told_one_view; /* the AnyRes notice is given once */
 };
 
@@ -47,13 +48,34 @@ struct sq_session {
     session_prefix prefix;
     int32_t pending; /* sampled but not yet in the KV cache; -1: none */
     sq_report report; /* picture times gather here until the first answer */
+    backend_count count; /* of the backend when the report was begun */
     sq_error err;
 };
 
-/* Picture to kept embeddings: decode -> preprocess -> vit -> prune -> project. */
-int session_encode(sq_session *s, const char *path);
+/* Calls after a failed open fail the same way; otherwise each call starts with a clean record. */
+int model_begin(sq_model *m);
+
+/* SQ_E_UNSUPPORTED for a model that was made for timing. */
+int model_need_words(const model *m, sq_error *err);
+
+/* Weights where the backend can read them; the first session or measurement asks for it. */
+int model_ready(sq_model *m, sq_error *err);
+
+/* A picture as a file, or in memory when rgb is set. */
+typedef struct picture_source {
+    const char *path;
+    int width, height;
+    const uint8_t *rgb; /* [height, width, 3] */
+} picture_source;
+
+/* Pictures to kept embeddings: decode -> preprocess -> vit -> prune -> project. The host decodes
+ * the next picture while the backend works on one. All of them are added or none. */
+int session_encode(sq_session *s, const picture_source *src, int n);
 
 /* Question to answer: prompt -> splice -> prefill -> decode loop. */
 int session_answer(sq_session *s, const char *question, const sq_ask_options *opt, sq_report *r);
+
+/* The beginning of that for given ids (PROMPT_IMAGE for pictures): the first id of the answer. */
+int session_first_token(sq_session *s, int32_t *ids, int n, int32_t *best);
 
 #endif

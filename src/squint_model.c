@@ -1,7 +1,7 @@
 /* Models and what can be asked of them apart from a conversation: information, conversion,
- * tokens, pixels, stage timing. */
-#include "core/clock.h"
+ * tokens, pixels. */
 #include "squint_impl.h"
+#include "models/model_upload.h"
 #include "vision/image.h"
 
 #include <stdio.h>
@@ -16,16 +16,17 @@ static void forward_notice(void *user, sq_log_level level, const char *line)
 
 static int parse_compute(const char *text, sq_compute *out, sq_error *err)
 {
-    static const char *const name[] = {"auto", "f32", "bf16"};
-    static const sq_compute value[] = {SQ_COMPUTE_AUTO, SQ_COMPUTE_F32, SQ_COMPUTE_BF16};
+    static const char *const name[] = {"auto", "f32", "bf16", "f16"};
+    static const sq_compute value[] = {SQ_COMPUTE_AUTO, SQ_COMPUTE_F32, SQ_COMPUTE_BF16,
+                                       SQ_COMPUTE_F16};
     *out = SQ_COMPUTE_AUTO;
-    for (int i = 0; text && i < 3; i++)
+    for (int i = 0; text && i < 4; i++)
         if (strcmp(text, name[i]) == 0) {
             *out = value[i];
             return SQ_OK;
         }
     if (!text) return SQ_OK;
-    return error_set(err, SQ_E_ARG, "compute: expected auto, f32 or bf16, found \"%s\"", text);
+    return error_set(err, SQ_E_ARG, "compute: expected auto, f32, bf16 or f16, found \"%s\"", text);
 }
 
 static int parse_fit(const char *text, fit_mode *out, sq_error *err)
@@ -39,7 +40,8 @@ static int parse_fit(const char *text, fit_mode *out, sq_error *err)
 
 static int open_backend(sq_model *m, const sq_model_options *o)
 {
-    backend_options b = {.name = o->backend, .n_threads = o->n_threads};
+    backend_options b = {
+        .name = o->backend, .device = o->device, .n_threads = o->n_threads};
     TRY(parse_compute(o->compute, &b.compute, &m->err));
     if (o->n_threads < 0)
         return error_set(&m->err, SQ_E_ARG, "threads: expected 0 or more, found %d", o->n_threads);
@@ -69,6 +71,7 @@ void sq_model_close(sq_model **out)
 {
     sq_model *m = *out;
     if (!m) return;
+    if (m->be) model_unload(m->be, &m->device_weights);
     backend_close(&m->be); /* before the weights: it caches copies of them */
     model_close(&m->m);
     free(m);
@@ -80,20 +83,43 @@ const char *sq_model_error(const sq_model *m)
     return m ? m->err.text : "out of memory";
 }
 
-/* Calls after a failed open fail the same way; otherwise each call starts with a clean record. */
-static int model_begin(sq_model *m)
+static bool model_is_open(const model *m)
+{
+    return m->dec.layer || m->vit.layer;
+}
+
+int model_begin(sq_model *m)
 {
     if (!m) return SQ_E_ARG;
-    if (!m->be || !m->m.dec.layer) return m->err.code ? m->err.code : SQ_E_ARG;
+    if (!m->be || !model_is_open(&m->m)) return m->err.code ? m->err.code : SQ_E_ARG;
     error_clear(&m->err);
     error_clear(&m->be->err);
     return SQ_OK;
 }
 
+int model_need_words(const model *m, sq_error *err)
+{
+    if (m->tok) return SQ_OK;
+    return error_set(err, SQ_E_UNSUPPORTED, "%s: this model has no tokenizer", m->path);
+}
+
+int model_ready(sq_model *m, sq_error *err)
+{
+    return model_upload(&m->m, m->be, &m->device_weights, err);
+}
+
 /* ---- information ---- */
+
+static const char *tokenizer_name(const tokenizer *t)
+{
+    if (!t) return "none";
+    return tokenizer_get_vocab(t)->kind == TOKENIZER_SPM ? "SentencePiece BPE" : "byte-level BPE";
+}
 
 static const char *missing_of(const model *m)
 {
+    if (!m->dec.layer) return "language: this is a vision tower";
+    if (!m->tok) return "tokenizer: this is a model for timing";
     if (!m->vit.layer) return "vision: this is a text model";
     if (m->vit.cfg.n_loaded < m->vit.cfg.n_layer)
         return "globalcom2: the file leaves out the vision tower's last layer";
@@ -102,7 +128,7 @@ static const char *missing_of(const model *m)
 
 int sq_model_get_info(const sq_model *sm, sq_model_info *info)
 {
-    if (!sm || !sm->m.dec.layer) return SQ_E_ARG;
+    if (!sm || !sm->be || !model_is_open(&sm->m)) return SQ_E_ARG;
     const model *m = &sm->m;
     const vit_config *v = &m->vit.cfg;
     const decoder_config *d = &m->dec.cfg;
@@ -112,8 +138,7 @@ int sq_model_get_info(const sq_model *sm, sq_model_info *info)
         .arch = m->arch,
         .path = m->path,
         .template_name = m->tmpl->name,
-        .tokenizer = tokenizer_get_vocab(m->tok)->kind == TOKENIZER_SPM ? "SentencePiece BPE"
-                                                                        : "byte-level BPE",
+        .tokenizer = tokenizer_name(m->tok),
         .backend = sm->be->describe,
         .fit = m->pre.fit == FIT_PAD ? "pad" : "crop",
         .vit_layers = v->n_layer,
@@ -171,29 +196,14 @@ int sq_method_get(int i, sq_method *out)
     return SQ_OK;
 }
 
-int sq_backend_get(int i, sq_backend_info *out)
-{
-    int n = 0;
-    while (backend_rows[n].name)
-        n++;
-    if (i < 0 || i >= n) return SQ_E_ARG;
-    sq_error err = {0};
-    backend_options o = {.name = backend_rows[i].name};
-    sq_backend *be = NULL;
-    out->name = backend_rows[i].name;
-    if (backend_open(&be, &o, &err) == SQ_OK)
-        snprintf(out->state, sizeof out->state, "ok: %s", be->describe);
-    else
-        snprintf(out->state, sizeof out->state, "%.150s", err.text);
-    backend_close(&be);
-    return SQ_OK;
-}
-
 /* ---- conversion and tokens ---- */
 
 int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type)
 {
     TRY(model_begin(m));
+    TRY(model_need_words(&m->m, &m->err));
+    if (m->device_weights)
+        return error_set(&m->err, SQ_E_ARG, "convert: the weights are on the device already");
     static const sq_dtype types[] = {SQ_DTYPE_Q8_0, SQ_DTYPE_F16, SQ_DTYPE_BF16};
     for (int i = 0; i < 3; i++)
         if (strcmp(type, dtype_name(types[i])) == 0)
@@ -204,12 +214,14 @@ int sq_model_convert(sq_model *m, const char *dir, const char *name, const char 
 int sq_model_tokenize(sq_model *m, const char *text, size_t size, int32_t **ids, int *n)
 {
     TRY(model_begin(m));
+    TRY(model_need_words(&m->m, &m->err));
     return tokenizer_encode(m->m.tok, text, size, 0, ids, n, &m->err);
 }
 
 int sq_model_detokenize(sq_model *m, const int32_t *ids, int n, char **text)
 {
     TRY(model_begin(m));
+    TRY(model_need_words(&m->m, &m->err));
     size_t size;
     for (int i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= tokenizer_get_vocab(m->m.tok)->n_token)
@@ -280,107 +292,4 @@ int sq_model_view(sq_model *m, const char *path, const sq_image_options *opt, in
     }
     if (rgb) *rgb = view.rgb;
     return SQ_OK;
-}
-
-/* ---- stage timing ---- */
-
-/* Values without structure, so that nothing is sparse or cached: a fixed linear generator. */
-static void fill_noise(float *x, size_t n)
-{
-    uint32_t state = 1;
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        x[i] = (float)(state >> 8) * 0x1p-23f - 1.0f;
-    }
-}
-
-typedef struct stage_bench {
-    sq_model *m;
-    arena dev, host;
-    kv_cache kv;
-    float *noise, *logits;
-    int32_t *pos;
-    int n;
-} stage_bench;
-
-static int bench_vision(stage_bench *b)
-{
-    vit_output out;
-    return vit_forward(b->m->be, &b->m->m.vit, b->noise, NULL, &out, &b->dev, &b->host, NULL, NULL,
-                       &b->m->err);
-}
-
-static int bench_project(stage_bench *b)
-{
-    const projector_model *p = &b->m->m.proj;
-    sq_tensor x = tensor_2d(b->noise, SQ_DTYPE_F32, b->n, p->in_dim);
-    sq_tensor y = tensor_2d(arena_alloc(&b->dev, (size_t)b->n * (size_t)p->out_dim * sizeof(float)),
-                            SQ_DTYPE_F32, b->n, p->out_dim);
-    if (!y.data) return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
-    return projector_forward(b->m->be, p, &y, &x, &b->dev, &b->m->err);
-}
-
-static int bench_rows(stage_bench *b, int n, int from)
-{
-    const decoder_model *d = &b->m->m.dec;
-    size_t bytes = (size_t)n * (size_t)d->cfg.dim * sizeof(float);
-    sq_tensor x = tensor_2d(arena_alloc(&b->dev, bytes), SQ_DTYPE_F32, n, d->cfg.dim);
-    if (!x.data) return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
-    b->m->be->write(b->m->be, x.data, b->noise, bytes);
-    kv_cache_truncate(&b->kv, from);
-    return decoder_forward(b->m->be, d, &b->kv, &x, b->pos + from, b->logits, NULL, &b->dev,
-                           &b->m->err);
-}
-
-static int bench_setup(stage_bench *b, const char *stage, int (**run)(stage_bench *))
-{
-    const model *m = &b->m->m;
-    const decoder_config *d = &m->dec.cfg;
-    bool vision = strcmp(stage, "vision") == 0, project = strcmp(stage, "project") == 0;
-    bool decoder = strcmp(stage, "prefill") == 0 || strcmp(stage, "decode") == 0;
-    if (!vision && !project && !decoder)
-        return error_set(&b->m->err, SQ_E_ARG, "unknown stage \"%s\"", stage);
-    if ((vision || project) && !m->vit.layer)
-        return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no vision tower to time", m->path);
-    if (b->n < 1 || (decoder && b->n >= d->n_ctx))
-        return error_set(&b->m->err, SQ_E_ARG, "rows: expected 1..%d, found %d", d->n_ctx - 1,
-                         b->n);
-    size_t side = (size_t)m->pre.side, width = (size_t)(project ? m->proj.in_dim : d->dim);
-    size_t n = vision ? 3 * side * side : (size_t)b->n * width;
-    b->noise = arena_alloc(&b->host, n * sizeof *b->noise);
-    b->logits = arena_alloc(&b->host, (size_t)d->n_vocab * sizeof *b->logits);
-    b->pos = arena_alloc(&b->host, ((size_t)b->n + 1) * sizeof *b->pos);
-    if (!b->noise || !b->logits || !b->pos)
-        return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
-    fill_noise(b->noise, n);
-    for (int i = 0; i <= b->n; i++)
-        b->pos[i] = i;
-    *run = vision ? bench_vision : bench_project;
-    if (!decoder) return SQ_OK;
-    *run = NULL;
-    return kv_cache_open(&b->kv, b->m->be, d->n_layer, b->n + 1, d->n_head_kv * d->head_dim,
-                         SQ_DTYPE_F32, &b->m->err);
-}
-
-int sq_bench_stage(sq_model *m, const char *stage, int n_rows, int repeat, double *ms)
-{
-    TRY(model_begin(m));
-    stage_bench b = {.m = m, .n = n_rows};
-    bool decode = strcmp(stage, "decode") == 0;
-    int (*run)(stage_bench *) = NULL;
-    b.dev.source = &m->be->memory;
-    int rc = bench_setup(&b, stage, &run);
-    arena_mark dev = arena_get_mark(&b.dev), host = arena_get_mark(&b.host);
-    if (!rc && decode) rc = bench_rows(&b, n_rows, 0);
-    for (int i = -1; !rc && i < repeat; i++) { /* one run to warm up */
-        arena_rewind(&b.dev, dev);
-        arena_rewind(&b.host, host);
-        double start = clock_ms();
-        rc = run ? run(&b) : bench_rows(&b, decode ? 1 : n_rows, decode ? n_rows : 0);
-        if (i >= 0) ms[i] = clock_ms() - start;
-    }
-    if (b.kv.be) kv_cache_close(&b.kv);
-    arena_close(&b.dev);
-    arena_close(&b.host);
-    return rc;
 }

@@ -56,12 +56,14 @@ static int parse_prune(sq_session *s)
 static int open_cache(sq_session *s)
 {
     const decoder_config *c = &s->m->m.dec.cfg;
-    const char *type = s->opt.kv_type ? s->opt.kv_type : "f32";
-    sq_dtype dtype = strcmp(type, "f32") == 0   ? SQ_DTYPE_F32
-                     : strcmp(type, "f16") == 0 ? SQ_DTYPE_F16
-                                                : SQ_DTYPE_NONE;
+    static const sq_dtype types[] = {SQ_DTYPE_F32, SQ_DTYPE_F16, SQ_DTYPE_BF16};
+    const char *type = s->opt.kv_type ? s->opt.kv_type : "auto";
+    sq_dtype dtype = strcmp(type, "auto") == 0 ? s->m->be->act : SQ_DTYPE_NONE;
+    for (int i = 0; i < 3; i++)
+        if (strcmp(type, dtype_name(types[i])) == 0) dtype = types[i];
     if (dtype == SQ_DTYPE_NONE)
-        return error_set(&s->err, SQ_E_ARG, "kv type: expected f32 or f16, found \"%s\"", type);
+        return error_set(&s->err, SQ_E_ARG,
+                         "kv type: expected auto, f32, f16 or bf16, found \"%s\"", type);
     s->n_ctx = s->opt.n_ctx > 0 ? s->opt.n_ctx : c->n_ctx;
     int first = s->n_ctx < 1024 ? s->n_ctx : 1024; /* it grows as needed */
     return kv_cache_open(&s->kv, s->m->be, c->n_layer, first, c->n_head_kv * c->head_dim, dtype,
@@ -77,6 +79,10 @@ int sq_session_open(sq_session **out, sq_model *m, const sq_session_options *opt
     if (opt) s->opt = *opt;
     if (!m || !m->be) return error_set(&s->err, SQ_E_ARG, "the model is not open");
     s->dev.source = s->kept.source = &m->be->memory;
+    if (!m->m.dec.layer)
+        return error_set(&s->err, SQ_E_UNSUPPORTED, "%s: no language model to talk to", m->m.path);
+    s->count = m->be->count;
+    TRY(model_ready(m, &s->err));
     sampler_seed(&s->sampler, s->opt.seed);
     TRY(parse_prune(s));
     return open_cache(s);
@@ -103,27 +109,51 @@ const char *sq_session_error(const sq_session *s)
     return s ? s->err.text : "out of memory";
 }
 
-int sq_session_add_image(sq_session *s, const char *path)
+static int add_pictures(sq_session *s, const picture_source *src, int n)
 {
-    TRY(session_begin(s));
     if (!s->m->m.vit.layer)
         return error_set(&s->err, SQ_E_UNSUPPORTED, "%s: this is a text model without vision",
                          s->m->m.path);
     if (s->n_turn)
         return error_set(&s->err, SQ_E_ARG, "pictures are added before the first question");
-    if (s->n_image == SQ_MAX_IMAGES)
+    if (n > SQ_MAX_IMAGES - s->n_image)
         return error_set(&s->err, SQ_E_LIMIT, "at most %d pictures", SQ_MAX_IMAGES);
     if (s->m->m.tiled && !s->m->told_one_view) {
         s->m->told_one_view = true;
         log_line(&s->m->log, SQ_LOG_INFO,
                  "this model was trained on picture tiles; squint shows it one view (tiles off)");
     }
-    return session_encode(s, path);
+    return n > 0 ? session_encode(s, src, n) : SQ_OK;
+}
+
+int sq_session_add_images(sq_session *s, const char *const *path, int n)
+{
+    TRY(session_begin(s));
+    picture_source src[SQ_MAX_IMAGES] = {0};
+    for (int i = 0; i < n && i < SQ_MAX_IMAGES; i++)
+        src[i].path = path[i];
+    return add_pictures(s, src, n);
+}
+
+int sq_session_add_image(sq_session *s, const char *path)
+{
+    return sq_session_add_images(s, &path, 1);
+}
+
+int sq_session_add_rgb(sq_session *s, int width, int height, const uint8_t *rgb)
+{
+    TRY(session_begin(s));
+    if (width < 1 || height < 1 || !rgb)
+        return error_set(&s->err, SQ_E_ARG, "picture: expected pixels, found %d x %d", width,
+                         height);
+    picture_source src = {.width = width, .height = height, .rgb = rgb};
+    return add_pictures(s, &src, 1);
 }
 
 int sq_session_ask(sq_session *s, const char *question, const sq_ask_options *opt, sq_report *r)
 {
     TRY(session_begin(s));
+    TRY(model_need_words(&s->m->m, &s->err));
     return session_answer(s, question, opt, r);
 }
 

@@ -26,6 +26,32 @@ static void host_write(sq_backend *be, void *dst, const void *src, size_t size)
     memcpy(dst, src, size);
 }
 
+/* Nothing runs after an op has returned. */
+static void host_sync(sq_backend *be)
+{
+    (void)be;
+}
+
+static void host_region(sq_backend *be, const void *key, size_t key_size, void (*fn)(void *user),
+                        void *user)
+{
+    (void)be, (void)key, (void)key_size;
+    fn(user);
+}
+
+static void host_convert(sq_backend *be, void *dst, sq_dtype to, const void *src, sq_dtype from,
+                         int64_t n)
+{
+    float part[8 * Q8_0_BLOCK];
+    const int64_t step = sizeof part / sizeof *part;
+    (void)be;
+    for (int64_t at = 0; at < n; at += step) {
+        int64_t count = n - at < step ? n - at : step;
+        convert_to_f32(part, (const char *)src + dtype_row_bytes(from, at), from, count);
+        convert_from_f32((char *)dst + dtype_row_bytes(to, at), to, part, count);
+    }
+}
+
 static int usable_cores(void)
 {
     cpu_set_t set;
@@ -64,9 +90,18 @@ static int cpu_open(sq_backend *be, const backend_options *o, sq_error *err)
 {
     char names[64];
     unsigned mask = o->cpu_mask ? o->cpu_mask : ~0u;
+    if (o->device)
+        return error_set(err, SQ_E_ARG, "backend cpu: there is no device %d", o->device);
+    if (o->compute == SQ_COMPUTE_F16)
+        return error_set(err, SQ_E_BACKEND,
+                         "compute f16: needs a GPU; the CPU computes in f32 or bf16");
     be->memory = (arena_source){host_alloc, host_free, NULL};
     be->write = host_write;
     be->read = host_write;
+    be->sync = host_sync;
+    be->convert = host_convert;
+    be->region = host_region;
+    be->act = SQ_DTYPE_F32;
     be->n_threads = o->n_threads > 0 ? o->n_threads : usable_cores();
     be->cpu_flags = (cpu_detect() | SQ_CPU_ONEDNN) & mask;
     be->compute = o->compute;
@@ -79,7 +114,4 @@ static int cpu_open(sq_backend *be, const backend_options *o, sq_error *err)
     return cpu_linear_open(be, o->pack_limit, err);
 }
 
-const backend_row backend_rows[] = {
-    {"cpu", cpu_probe, cpu_open},
-    {NULL, NULL, NULL},
-};
+const backend_row backend_cpu = {"cpu", cpu_probe, cpu_open, NULL};

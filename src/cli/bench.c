@@ -8,10 +8,17 @@ const char help_bench[] =
     "usage: squint bench -m MODEL [--stages LIST] [--repeat N]\n"
     "       squint bench -m MODEL --image FILE -p QUESTION [--methods LIST --keep LIST]\n"
     "       squint bench -m MODEL --questions FILE [--methods LIST --keep LIST]\n\n"
-    "stages on random data (default), median of --repeat runs after one to warm up:\n"
-    "      --stages LIST   vision, project:ROWS, prefill:ROWS, decode:ROWS (one token behind\n"
-    "                      ROWS); default vision,prefill:631,prefill:199,prefill:84,decode:631\n"
+    "stages on random data (default), median of --repeat runs after a few to warm up:\n"
+    "      --stages LIST   vision[:VIEWS], vision+rows[:VIEWS] (with the attention that\n"
+    "                      fastervlm reads), project:ROWS, prefill:ROWS, decode:ROWS (one token\n"
+    "                      behind ROWS), decode:ROWSxN (for each of N sequences),\n"
+    "                      first-token:KEPT (a 640x480 picture in memory, pruned by fastervlm,\n"
+    "                      behind a prompt of 55 tokens, to the first token of the answer);\n"
+    "                      what the machine can do at best, a large product and a large copy,\n"
+    "                      comes first\n"
     "      --repeat N      default 10\n"
+    "      MODEL may be synthetic:NAME here, random weights in the shapes of llava-1.5-7b,\n"
+    "      llava-1.5-13b, llava-next-7b or clip-l-336\n"
     "from picture to answer, each stage apart:\n"
     "  -i, --image FILE    with -p QUESTION; several are asked about together\n"
     "accuracy (exact match) over a question file:\n"
@@ -25,11 +32,23 @@ const char help_bench[] =
     "      --methods LIST  pruning methods, default none\n"
     "      --keep LIST     tokens or shares, for every method but none\n"
     "      --prune-options key=value,...   --seed N   -n, --max-tokens N (default 128)\n"
-    "      --json          for programs\n"
-    CLI_MODEL_HELP
+    "      --format NAME   table, csv (times only), json; --json is the last\n" CLI_MODEL_HELP
     "\nexample:\n"
     "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 20 \\\n"
     "      --methods none,fastervlm,random --keep 144,36\n";
+
+static int parse_format(bench_args *a)
+{
+    const char *f = a->format ? a->format : a->json ? "json" : "table";
+    if (a->json && strcmp(f, "json"))
+        return cli_usage("bench", "--json and --format %s exclude each other", f);
+    a->json = strcmp(f, "json") == 0;
+    a->csv = strcmp(f, "csv") == 0;
+    if (!a->json && !a->csv && strcmp(f, "table"))
+        return cli_usage("bench", "--format: expected table, csv or json, found \"%s\"", f);
+    if (a->csv && a->questions) return cli_usage("bench", "--format csv is for times only");
+    return -1;
+}
 
 static int parse(int argc, char **argv, bench_args *a)
 {
@@ -50,9 +69,12 @@ static int parse(int argc, char **argv, bench_args *a)
                               {"--seed", NULL, CLI_INT, &a->seed, 0, 2147483647},
                               {"--max-tokens", "-n", CLI_INT, &a->max_tokens, 1, 1 << 24},
                               {"--json", NULL, CLI_FLAG, &a->json},
+                              {"--format", NULL, CLI_TEXT, &a->format},
                               {NULL}};
     *a = (bench_args){.repeat = 10, .max_tokens = 128, .methods = "none"};
     int code = cli_parse(argc, argv, opt, NULL, help_bench);
+    if (code >= 0) return code;
+    code = parse_format(a);
     if (code >= 0) return code;
     if ((a->stages != NULL) + (a->image.n > 0) + (a->questions != NULL) > 1)
         return cli_usage("bench", "--stages, --image and --questions exclude each other");
@@ -87,17 +109,10 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void bench_print_ms(const char *label, double *ms, int n, bool json, bool first)
+bench_times bench_times_of(double *ms, int n)
 {
     qsort(ms, (size_t)n, sizeof *ms, by_value);
-    double median = (ms[(n - 1) / 2] + ms[n / 2]) / 2, p90 = ms[(n * 9 - 1) / 10];
-    if (!json) {
-        printf("%-24s %10.3f %10.3f %10.3f\n", label, median, ms[0], p90);
-        return;
-    }
-    fputs(first ? "\n    {\"name\": " : ",\n    {\"name\": ", stdout);
-    cli_json_string(stdout, label);
-    printf(", \"median_ms\": %.4f, \"min_ms\": %.4f, \"p90_ms\": %.4f}", median, ms[0], p90);
+    return (bench_times){(ms[(n - 1) / 2] + ms[n / 2]) / 2, ms[0], ms[(n * 9 - 1) / 10]};
 }
 
 int cmd_bench(int argc, char **argv)

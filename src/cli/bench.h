@@ -12,7 +12,8 @@ typedef struct bench_args {
     const char *questions, *images, *answers, *kinds; /* mode 3 */
     const char *methods, *keep, *prune_options;
     int repeat, seed, limit, max_tokens;
-    bool json, no_exif;
+    const char *format;                   /* as given */
+    bool json, csv, no_exif;
 } bench_args;
 
 int bench_stages(sq_model *m, const bench_args *a);
@@ -28,7 +29,11 @@ enum { BENCH_MAX_ROWS = 256 };
 /* methods x keep; "none" makes one row. -1, or an exit code. *hold keeps the strings: free both. */
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2]);
 
-/* Sorts ms and prints its median, minimum and 90th percentile. */
-void bench_print_ms(const char *label, double *ms, int n, bool json, bool first);
+typedef struct bench_times {
+    double median, min, p90;
+} bench_times;
+
+/* Sorts ms. */
+bench_times bench_times_of(double *ms, int n);
 
 #endif

@@ -4,61 +4,122 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print_head(sq_model *m, bool json, const char *column)
+/* The best that the machine did in this run: what the shares are of. */
+typedef struct ceilings {
+    double flops, bytes; /* a second; 0: not measured */
+} ceilings;
+
+static void print_head(sq_model *m, const bench_args *a, const char *column, const char *more)
 {
     sq_model_info info;
     if (sq_model_get_info(m, &info)) return;
-    if (json) {
+    if (a->json) {
         fputs("{\n  \"model\": ", stdout);
         cli_json_string(stdout, info.path);
         fputs(",\n  \"backend\": ", stdout);
         cli_json_string(stdout, info.backend);
         fputs(",\n  \"stages\": [", stdout);
+    } else if (a->csv) {
+        printf("name,median_ms,min_ms,p90_ms%s\n", more);
     } else {
-        printf("# %s on %s, milliseconds\n%-24s %10s %10s %10s\n", info.path, info.backend, column,
-               "median", "min", "p90");
+        printf("# %s on %s, milliseconds\n%-24s %10s %10s %10s%s\n", info.path, info.backend,
+               column, "median", "min", "p90", more);
     }
 }
 
-static int run_stage(sq_model *m, const bench_args *a, const char *item, double *ms, bool first)
+/* The columns that every time has; the caller ends the row. */
+static void print_times(const bench_args *a, const char *label, const bench_times *t, bool first)
 {
-    char stage[32];
-    const char *colon = strchr(item, ':');
-    int rows = 1;
-    size_t length = colon ? (size_t)(colon - item) : strlen(item);
-    if (length >= sizeof stage) return cli_usage("bench", "--stages: unknown stage \"%s\"", item);
-    memcpy(stage, item, length);
-    stage[length] = 0;
-    if (colon) {
-        char *end;
-        long value = strtol(colon + 1, &end, 10);
-        if (end == colon + 1 || *end || value < 1 || value > 1 << 24)
-            return cli_usage("bench", "--stages: expected a number of rows in \"%s\"", item);
-        rows = (int)value;
-    } else if (strcmp(stage, "vision")) {
-        return cli_usage("bench", "--stages: expected ROWS as in prefill:631, found \"%s\"", item);
+    if (a->json) {
+        fputs(first ? "\n    {\"name\": " : ",\n    {\"name\": ", stdout);
+        cli_json_string(stdout, label);
+        printf(", \"median_ms\": %.4f, \"min_ms\": %.4f, \"p90_ms\": %.4f", t->median, t->min,
+               t->p90);
+    } else if (a->csv) {
+        printf("%s,%.4f,%.4f,%.4f", label, t->median, t->min, t->p90);
+    } else {
+        printf("%-24s %10.3f %10.3f %10.3f", label, t->median, t->min, t->p90);
     }
-    int rc = sq_bench_stage(m, stage, rows, a->repeat, ms);
+}
+
+static void print_stage(const bench_args *a, const char *label, const bench_times *t,
+                        const sq_bench_result *r, const ceilings *best, bool first)
+{
+    double flops = r->flop / t->median * 1e3, bytes = r->bytes / t->median * 1e3;
+    double of_flops = best->flops > 0 ? flops / best->flops : 0;
+    double of_bytes = best->bytes > 0 ? bytes / best->bytes : 0;
+    print_times(a, label, t, first);
+    if (a->json)
+        printf(", \"tflops\": %.5g, \"product_share\": %.4f, \"tbs\": %.5g, \"copy_share\": %.4f, "
+               "\"launches\": %.1f, \"syncs\": %.1f}",
+               flops / 1e12, of_flops, bytes / 1e12, of_bytes, r->launches, r->syncs);
+    else if (a->csv)
+        printf(",%.5g,%.4f,%.5g,%.4f,%.1f,%.1f\n", flops / 1e12, of_flops, bytes / 1e12, of_bytes,
+               r->launches, r->syncs);
+    else
+        printf(" %9.4g %7.1f %9.4g %7.1f %9.0f %6.0f\n", flops / 1e12, 100 * of_flops, bytes / 1e12,
+               100 * of_bytes, r->launches, r->syncs);
+}
+
+static const char csv_columns[] = ",tflops,product_share,tbs,copy_share,launches,syncs";
+static const char table_columns[] = "   TFLOP/s % of it      TB/s % of it  launches  syncs";
+
+static int run_stage(sq_model *m, const bench_args *a, const char *item, ceilings *best, double *ms,
+                     bool first)
+{
+    sq_bench_result r = {.ms = ms};
+    int rc = sq_bench_stage(m, item, a->repeat, &r);
     if (rc) return cli_fail("bench", rc, sq_model_error(m));
-    if (first) print_head(m, a->json, "stage");
-    bench_print_ms(item, ms, a->repeat, a->json, first);
+    bench_times t = bench_times_of(ms, a->repeat);
+    if (strcmp(item, "product") == 0) best->flops = r.flop / t.median * 1e3;
+    if (strcmp(item, "copy") == 0) best->bytes = r.bytes / t.median * 1e3;
+    if (first) print_head(m, a, "stage", a->csv ? csv_columns : table_columns);
+    print_stage(a, item, &t, &r, best, first);
     return EXIT_DONE;
+}
+
+/* What is timed without --stages, as far as the model has it. */
+static void default_stages(sq_model *m, cli_list *out)
+{
+    static const struct {
+        const char *name;
+        int rows; /* the context that it needs; 0: vision */
+        bool gpu; /* only there: too long elsewhere */
+    } all[] = {{"vision:1", 0, false},      {"vision:5", 0, true},
+               {"vision:32", 0, true},      {"vision+rows", 0, true},
+               {"prefill:631", 631, false}, {"prefill:199", 199, false},
+               {"prefill:84", 84, false},   {"prefill:2935", 2935, true},
+               {"decode:631", 631, false},  {"first-token:29", 84, true}};
+    sq_model_info info;
+    *out = (cli_list){0};
+    if (sq_model_get_info(m, &info)) return;
+    bool gpu = strncmp(info.backend, "cpu", 3) != 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        bool vision = all[i].rows == 0 || strncmp(all[i].name, "first", 5) == 0;
+        if ((vision && !info.vit_layers) || (all[i].gpu && !gpu)) continue;
+        if (all[i].rows == 0 || all[i].rows < info.n_ctx) out->item[out->n++] = all[i].name;
+    }
 }
 
 int bench_stages(sq_model *m, const bench_args *a)
 {
-    sq_model_info info;
+    static const char *const ceiling[] = {"product", "copy"};
     cli_list stage;
+    ceilings best = {0};
     char *hold = NULL;
-    bool vision = sq_model_get_info(m, &info) == SQ_OK && info.vit_layers;
-    const char *list = a->stages ? a->stages
-                       : vision  ? "vision,prefill:631,prefill:199,prefill:84,decode:631"
-                                 : "prefill:631,prefill:199,prefill:84,decode:631";
-    int code = cli_split("bench", "--stages", list, &stage, &hold);
+    int code = -1;
+    if (a->stages)
+        code = cli_split("bench", "--stages", a->stages, &stage, &hold);
+    else
+        default_stages(m, &stage);
+    for (int i = 0; code < 0 && i < stage.n; i++) {
+        int rc = sq_bench_stage(m, stage.item[i], 0, NULL);
+        if (rc) code = cli_fail("bench", rc, sq_model_error(m));
+    }
     double *ms = calloc((size_t)a->repeat, sizeof *ms);
     if (code < 0) code = ms ? EXIT_DONE : cli_fail("bench", SQ_E_NOMEM, "out of memory");
-    for (int i = 0; !code && i < stage.n; i++) {
-        code = run_stage(m, a, stage.item[i], ms, i == 0);
+    for (int i = -2; !code && i < stage.n; i++) {
+        code = run_stage(m, a, i < 0 ? ceiling[i + 2] : stage.item[i], &best, ms, i == -2);
         fflush(stdout);
         if (cli_interrupted) code = EXIT_INTERRUPTED;
     }
@@ -71,7 +132,7 @@ int bench_stages(sq_model *m, const bench_args *a)
 /* ---- picture to answer ---- */
 
 enum { N_STAGE = 8 };
-static const char *const stage_name[N_STAGE] = {"decode", "preprocess", "vision",   "score",
+static const char *const stage_name[N_STAGE] = {"decode", "preprocess", "vision",  "score",
                                                 "prune",  "project",    "prefill", "total"};
 
 /* One cold run, from file to last token. */
@@ -105,11 +166,13 @@ static int time_row(sq_model *m, const bench_args *a, const bench_row *row, doub
         for (int k = 0; i >= 0 && k < N_STAGE; k++)
             ms[k * a->repeat + i] = value[k];
     }
-    if (first) print_head(m, a->json, "method, kept, stage");
+    if (first) print_head(m, a, "method, kept, stage", "");
     for (int k = 0; k < N_STAGE; k++) {
         snprintf(label, sizeof label, "%.20s %.12s %s", row->method, row->keep ? row->keep : "all",
                  stage_name[k]);
-        bench_print_ms(label, ms + k * a->repeat, a->repeat, a->json, first && k == 0);
+        bench_times t = bench_times_of(ms + k * a->repeat, a->repeat);
+        print_times(a, label, &t, first && k == 0);
+        fputs(a->json ? "}" : "\n", stdout);
     }
     return EXIT_DONE;
 }

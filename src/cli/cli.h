@@ -17,12 +17,13 @@ typedef struct cli_command {
 int cmd_ask(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
+int cmd_diff(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_methods(int argc, char **argv);
 int cmd_pixels(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
-extern const char help_ask[], help_bench[], help_convert[], help_info[], help_methods[],
-    help_pixels[], help_tokenize[];
+extern const char help_ask[], help_bench[], help_convert[], help_diff[], help_info[],
+    help_methods[], help_pixels[], help_tokenize[];
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
@@ -58,13 +59,14 @@ int cli_usage(const char *command, const char *fmt, ...)
 /* Options that every model command shares. */
 typedef struct cli_model {
     const char *model, *mmproj, *backend, *compute, *cpu, *template_name, *fit;
-    int n_threads;
+    int device, n_threads;
 } cli_model;
-enum { CLI_MODEL_OPTIONS = 8 };
+enum { CLI_MODEL_OPTIONS = 9 };
 #define CLI_MODEL_ROWS(cm)                                                                         \
     {"--model", "-m", CLI_TEXT, &(cm).model},                                                      \
     {"--mmproj", NULL, CLI_TEXT, &(cm).mmproj},                                                    \
     {"--backend", NULL, CLI_TEXT, &(cm).backend},                                                  \
+    {"--device", NULL, CLI_INT, &(cm).device, 0, 1023},                                            \
     {"--compute", NULL, CLI_TEXT, &(cm).compute},                                                  \
     {"--cpu", NULL, CLI_TEXT, &(cm).cpu},                                                          \
     {"--template", NULL, CLI_TEXT, &(cm).template_name},                                           \
@@ -74,8 +76,9 @@ enum { CLI_MODEL_OPTIONS = 8 };
     "model:\n"                                                                                     \
     "  -m, --model PATH    Hugging Face directory, directory with a GGUF pair, or text .gguf\n"    \
     "      --mmproj FILE   vision part of a .gguf model (default: mmproj*.gguf beside it)\n"       \
-    "      --backend NAME  auto, cpu\n"                                                            \
-    "      --compute TYPE  auto, f32 (exact), bf16 (products in bf16, sums in f32)\n"              \
+    "      --backend NAME  auto (a GPU if there is one), cpu, cuda\n"                              \
+    "      --device N      which GPU (squint info --backends), default 0\n"                        \
+    "      --compute TYPE  auto, f32 (exact), bf16 (products in bf16, sums in f32), f16 (GPU)\n"   \
     "      --cpu SET       no more than this instruction set: none, avx2, avx512\n"                \
     "      --template NAME vicuna_v1, llava_v1, mistral_instruct, chatml, llama3, plain\n"         \
     "      --fit MODE      auto, crop, pad: how a picture is fitted to the model's view\n"         \

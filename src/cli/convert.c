@@ -29,7 +29,7 @@ static void last_part(const char *path, char *out, size_t size)
 
 int cmd_convert(int argc, char **argv)
 {
-    cli_model cm = {0};
+    cli_model cm = {.backend = "cpu"}; /* nothing is computed */
     cli_list rest = {0};
     const char *dir = NULL, *type = "q8_0", *name = NULL;
     const cli_option opt[] = {CLI_MODEL_ROWS(cm),

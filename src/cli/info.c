@@ -5,7 +5,7 @@
 const char help_info[] =
     "squint info: what a model is made of, and what is missing\n\n"
     "usage: squint info MODEL [--tensors] [--json]\n"
-    "       squint info --backends\n\n"
+    "       squint info --backends [--json]\n\n"
     "      --tensors       every tensor with its type, shape and size\n"
     "      --backends      what can compute here, or why not\n"
     "      --json          for programs\n"
@@ -13,11 +13,46 @@ const char help_info[] =
     "\nexample:\n"
     "  squint info models/demo\n";
 
+static void json_devices(int backend)
+{
+    sq_device_info d;
+    fputs(", \"devices\": [", stdout);
+    for (int k = 0; sq_backend_get_device(backend, k, &d) == SQ_OK; k++) {
+        printf("%s{\"device\": %d, \"name\": ", k ? ", " : "", k);
+        cli_json_string(stdout, d.name);
+        printf(", \"memory_bytes\": %zu, \"compute_capability\": \"%d.%d\", \"state\": ",
+               d.memory_bytes, d.major, d.minor);
+        cli_json_string(stdout, d.state);
+        putchar('}');
+    }
+    putchar(']');
+}
+
+static int json_backends(void)
+{
+    sq_backend_info b;
+    for (int i = 0; sq_backend_get(i, &b) == SQ_OK; i++) {
+        fputs(i ? ",\n  {\"name\": " : "[\n  {\"name\": ", stdout);
+        cli_json_string(stdout, b.name);
+        fputs(", \"state\": ", stdout);
+        cli_json_string(stdout, b.state);
+        json_devices(i);
+        putchar('}');
+    }
+    puts("\n]");
+    return EXIT_DONE;
+}
+
 static int print_backends(void)
 {
     sq_backend_info b;
-    for (int i = 0; sq_backend_get(i, &b) == SQ_OK; i++)
+    sq_device_info d;
+    for (int i = 0; sq_backend_get(i, &b) == SQ_OK; i++) {
         printf("%-6s %s\n", b.name, b.state);
+        for (int k = 0; sq_backend_get_device(i, k, &d) == SQ_OK; k++)
+            printf("       device %d: %s, %.1f GB, compute capability %d.%d, %s\n", k, d.name,
+                   (double)d.memory_bytes / 1e9, d.major, d.minor, d.state);
+    }
     return EXIT_DONE;
 }
 
@@ -116,7 +151,7 @@ int cmd_info(int argc, char **argv)
                               {NULL}};
     int code = cli_parse(argc, argv, opt, &rest, help_info);
     if (code >= 0) return code;
-    if (backends) return print_backends();
+    if (backends) return json ? json_backends() : print_backends();
     if (rest.n + !!cm.model != 1) return cli_usage("info", "expected one MODEL");
     if (!cm.model) cm.model = rest.item[0];
     sq_model *m = NULL;

@@ -101,7 +101,7 @@ static int write_views(const pixels_args *a)
 
 int cmd_pixels(int argc, char **argv)
 {
-    pixels_args a = {0};
+    pixels_args a = {.model.backend = "cpu"}; /* nothing is computed */
     const cli_option opt[] = {CLI_MODEL_ROWS(a.model),
                               {"--image", "-i", CLI_TEXT, &a.path},
                               {"--output", "-o", CLI_TEXT, &a.out},

@@ -30,6 +30,7 @@ int cli_model_open(sq_model **m, const char *command, const cli_model *cm, bool 
     if (!cm->model) return cli_usage(command, "no model: -m PATH is needed");
     sq_model_options o = {.mmproj = cm->mmproj,
                           .backend = cm->backend,
+                          .device = cm->device,
                           .compute = cm->compute,
                           .cpu = cm->cpu,
                           .template_name = cm->template_name,

@@ -55,7 +55,7 @@ static int decode_line(sq_model *m, const char *line, size_t n)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    cli_model cm = {0};
+    cli_model cm = {.backend = "cpu"}; /* nothing is computed */
     bool decode = false;
     const cli_option opt[] = {CLI_MODEL_ROWS(cm), {"--decode", NULL, CLI_FLAG, &decode}, {NULL}};
     int code = cli_parse(argc, argv, opt, NULL, help_tokenize);

@@ -5,7 +5,8 @@
 
 const char *dtype_name(sq_dtype t)
 {
-    static const char *const name[SQ_DTYPE_COUNT] = {"none", "f32", "f16", "bf16", "q8_0", "i32"};
+    static const char *const name[SQ_DTYPE_COUNT] = {"none", "f32", "f16", "bf16", "q8_0", "i32",
+                                                     "u8"};
     return (unsigned)t < SQ_DTYPE_COUNT ? name[t] : "unknown";
 }
 
@@ -17,6 +18,7 @@ size_t dtype_row_bytes(sq_dtype t, int64_t n)
     case SQ_DTYPE_I32: return (size_t)n * 4;
     case SQ_DTYPE_F16:
     case SQ_DTYPE_BF16: return (size_t)n * 2;
+    case SQ_DTYPE_U8: return (size_t)n;
     case SQ_DTYPE_Q8_0: return n % Q8_0_BLOCK ? 0 : (size_t)(n / Q8_0_BLOCK) * sizeof(block_q8_0);
     default: return 0;
     }

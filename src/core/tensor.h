@@ -13,6 +13,7 @@ typedef enum sq_dtype {
     SQ_DTYPE_BF16,
     SQ_DTYPE_Q8_0, /* blocks of 32 values: f16 scale d, then 32 int8 q; value = d * q */
     SQ_DTYPE_I32,
+    SQ_DTYPE_U8,
     SQ_DTYPE_COUNT
 } sq_dtype;
 
@@ -30,7 +31,7 @@ typedef struct sq_tensor {
     int64_t shape[SQ_MAX_RANK]; /* outermost first: a weight is [out, in] */
 } sq_tensor;
 
-const char *dtype_name(sq_dtype t); /* "f32", "f16", "bf16", "q8_0", "i32" */
+const char *dtype_name(sq_dtype t); /* "f32", "f16", "bf16", "q8_0", "i32", "u8" */
 
 /* Bytes of one row of n values; 0 when n does not fit the type (Q8_0: n % 32 != 0) or overflows. */
 size_t dtype_row_bytes(sq_dtype t, int64_t n);

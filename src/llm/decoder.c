@@ -1,14 +1,22 @@
 #include "llm/decoder.h"
 
-#include <math.h>
+#include "core/digest.h"
 
+#include <math.h>
+#include <stdlib.h>
+
+/* A pass over n rows: those of one sequence, or one each of kv_step's sequences. */
 typedef struct decoder_run {
     sq_backend *be;
     const decoder_model *m;
-    kv_cache *kv;
-    const int32_t *pos;
+    kv_cache *const *kv;
+    int n, n_seq, at; /* n_seq 0: one sequence whose cache holds `at` rows */
     rope_desc rope;
+    float inv_freq[DECODER_MAX_HEAD_DIM / 2];
+    sq_tensor table;     /* I32: pos[n], and for a step id[n] and the layers' len[n] */
     sq_tensor x, h, q, k, v, gate, up; /* [n, ...] in backend memory */
+    sq_tensor logits, best, gap;
+    const decoder_result *out;
 } decoder_run;
 
 /* The arithmetic follows transformers (modeling_rope_utils.py), f32 throughout. */
@@ -46,143 +54,302 @@ void rope_frequencies(const rope_config *r, int head_dim, int n_ctx, float *inv_
         inv_freq[i] /= r->freq_factor[i];
 }
 
-static sq_tensor new_f32(arena *a, int64_t rows, int64_t cols)
+static sq_tensor new_rows(arena *a, sq_dtype t, int64_t rows, int64_t cols)
 {
-    return tensor_2d(arena_alloc(a, (size_t)rows * (size_t)cols * sizeof(float)), SQ_DTYPE_F32,
-                     rows, cols);
+    return tensor_2d(arena_alloc(a, (size_t)rows * dtype_row_bytes(t, cols)), t, rows, cols);
 }
 
-static int run_alloc(decoder_run *r, int n, arena *dev, sq_error *err)
+/* Rows whose logits are wanted: none, the last one, or all. */
+static int rows_out(const decoder_run *r)
 {
-    const decoder_config *c = &r->m->cfg;
-    r->h = new_f32(dev, n, c->dim > c->n_head * c->head_dim ? c->dim : c->n_head * c->head_dim);
-    r->q = new_f32(dev, n, c->n_head * c->head_dim);
-    r->k = new_f32(dev, n, c->n_head_kv * c->head_dim);
-    r->v = new_f32(dev, n, c->n_head_kv * c->head_dim);
-    r->gate = new_f32(dev, n, c->ffn_dim);
-    r->up = new_f32(dev, n, c->ffn_dim);
-    if (!r->h.data || !r->q.data || !r->k.data || !r->v.data || !r->gate.data || !r->up.data)
-        return error_set(err, SQ_E_NOMEM, "decoder: out of memory for %d tokens", n);
-    return SQ_OK;
+    if (r->out->all_logits || (r->n_seq && (r->out->logits || r->out->best))) return r->n;
+    return r->out->logits || r->out->best ? 1 : 0;
 }
 
 /* The first n rows of t, taken as [n, cols]. */
 static sq_tensor take(const sq_tensor *t, int64_t n, int64_t cols)
 {
-    return tensor_2d(t->data, SQ_DTYPE_F32, n, cols);
+    return tensor_2d(t->data, t->dtype, n, cols);
+}
+
+static int run_alloc(decoder_run *r, arena *dev, sq_error *err)
+{
+    const decoder_config *c = &r->m->cfg;
+    sq_dtype a = r->be->act;
+    int n = r->n, wide = c->n_head * c->head_dim, n_out = rows_out(r);
+    r->h = new_rows(dev, a, n, c->dim > wide ? c->dim : wide);
+    /* side by side: one product may fill all three */
+    sq_tensor qkv = new_rows(dev, a, (int64_t)n * (c->n_head + 2 * c->n_head_kv), c->head_dim);
+    r->q = tensor_rows(&qkv, 0, (int64_t)n * c->n_head);
+    r->k = tensor_rows(&qkv, (int64_t)n * c->n_head, (int64_t)n * c->n_head_kv);
+    r->v = tensor_rows(&qkv, (int64_t)n * (c->n_head + c->n_head_kv), (int64_t)n * c->n_head_kv);
+    r->q = take(&r->q, n, wide);
+    r->k = take(&r->k, n, c->n_head_kv * c->head_dim);
+    r->v = take(&r->v, n, c->n_head_kv * c->head_dim);
+    r->gate = new_rows(dev, a, n, c->ffn_dim);
+    r->up = new_rows(dev, a, 2 * (int64_t)n, c->ffn_dim);
+    r->table = new_rows(dev, SQ_DTYPE_I32, 2 + c->n_layer, n);
+    r->logits = new_rows(dev, SQ_DTYPE_F32, n_out, c->n_vocab);
+    /* side by side, to be read at once */
+    sq_tensor choice = new_rows(dev, SQ_DTYPE_I32, 2, n_out ? n_out : 1);
+    r->best = tensor_rows(&choice, 0, 1);
+    r->gap = tensor_rows(&choice, 1, 1);
+    r->gap.dtype = SQ_DTYPE_F32;
+    if (!r->h.data || !qkv.data || !r->gate.data || !r->up.data ||
+        !r->table.data || !r->logits.data || !choice.data)
+        return error_set(err, SQ_E_NOMEM, "decoder: out of memory for %d tokens", n);
+    return SQ_OK;
+}
+
+/* Row i of the table from its column `from` on. */
+static sq_tensor table_row(const decoder_run *r, int i, int from)
+{
+    int32_t *row = (int32_t *)r->table.data + (int64_t)i * r->n;
+    return tensor_1d(row + from, SQ_DTYPE_I32, r->n - from);
+}
+
+enum { TABLE_POS = 0, TABLE_ID = 1, TABLE_LEN = 2 };
+
+static attn_desc attn_of(const decoder_run *r, int layer)
+{
+    const decoder_config *c = &r->m->cfg;
+    return (attn_desc){.n_head = c->n_head,
+                       .n_head_kv = c->n_head_kv,
+                       .head_dim = c->head_dim,
+                       .causal = true,
+                       .window = layer >= c->window_from ? c->window : 0,
+                       .scale = 1.0f / sqrtf((float)c->head_dim)};
+}
+
+/* Every sequence's new row enters its cache and attends. */
+static void attend_step(decoder_run *r, int layer, sq_tensor *out, sq_tensor *q)
+{
+    const sq_tensor *k[SQ_STEP_MAX], *v[SQ_STEP_MAX];
+    sq_tensor pos = table_row(r, TABLE_POS, 0), len = table_row(r, TABLE_LEN + layer, 0);
+    for (int s = 0; s < r->n_seq; s++) {
+        k[s] = &r->kv[s]->k[layer];
+        v[s] = &r->kv[s]->v[layer];
+    }
+    kv_step step = {r->n_seq, &pos, &len, k, v};
+    attn_desc d = attn_of(r, layer);
+    r->be->ops.attn_step(r->be, out, q, &r->k, &r->v, &step, &r->rope, &d);
+}
+
+/* All rows enter the one cache; the rows of q, the last ones, attend. */
+static void attend_rows(decoder_run *r, int layer, sq_tensor *out, sq_tensor *q)
+{
+    sq_backend *be = r->be;
+    int n_q = (int)q->shape[0], held = r->at + r->n;
+    kv_cache *kv = r->kv[0];
+    sq_tensor pos = table_row(r, TABLE_POS, 0);
+    sq_tensor keys = tensor_rows(&kv->k[layer], 0, held);
+    sq_tensor values = tensor_rows(&kv->v[layer], 0, held);
+    attn_desc d = attn_of(r, layer);
+    d.n_q = n_q;
+    d.n_kv = held;
+    d.q_pos0 = held - n_q;
+    be->ops.rope_append(be, q, &r->k, &r->v, &kv->k[layer], &kv->v[layer], r->at, &pos, &r->rope);
+    be->ops.attn(be, out, q, &keys, &values, &d);
 }
 
 /* Attention block. Keys and values of all n rows enter the cache; `from` is the first row whose
  * output is needed: in the last layer of a prefill only the last row is. */
-static void layer_attn(decoder_run *r, const decoder_layer *l, int layer, int n, int from)
+static void layer_attn(decoder_run *r, const decoder_layer *l, int layer, int from)
 {
     sq_backend *be = r->be;
     const decoder_config *c = &r->m->cfg;
-    int n_q = n - from, at = r->kv->len[layer], wide = c->n_head * c->head_dim;
-    const linear_desc plain = {0}, add = {.add = true};
+    int n_q = r->n - from, wide = c->n_head * c->head_dim;
     sq_tensor x = tensor_rows(&r->x, from, n_q);
-    sq_tensor norm = take(&r->h, n, c->dim), last = tensor_rows(&norm, from, n_q);
+    sq_tensor norm = take(&r->h, r->n, c->dim), last = tensor_rows(&norm, from, n_q);
     sq_tensor q = take(&r->q, n_q, wide), out = take(&r->h, n_q, wide);
-    sq_tensor k = take(&r->k, n, (int64_t)c->n_head_kv * c->head_dim);
-    sq_tensor v = take(&r->v, n, (int64_t)c->n_head_kv * c->head_dim);
-    rope_desc rope_k = r->rope;
-    rope_k.n_head = c->n_head_kv;
+    sq_tensor *const y[] = {&q, &r->k, &r->v};
+    const sq_tensor *const w[] = {&l->q_w, &l->k_w, &l->v_w};
+    const sq_tensor *const b[] = {&l->q_b, &l->k_b, &l->v_b};
 
     be->ops.rms_norm(be, &norm, &r->x, &l->attn_norm, c->eps);
-    be->ops.linear(be, &q, &last, &l->q_w, &l->q_b, &plain);
-    be->ops.linear(be, &k, &norm, &l->k_w, &l->k_b, &plain);
-    be->ops.linear(be, &v, &norm, &l->v_w, &l->v_b, &plain);
-    be->ops.rope(be, &q, r->pos + from, &r->rope);
-    be->ops.rope(be, &k, r->pos, &rope_k);
-    be->ops.kv_append(be, &r->kv->k[layer], &k, at);
-    be->ops.kv_append(be, &r->kv->v[layer], &v, at);
-    r->kv->len[layer] += n;
-
-    attn_desc d = {.n_q = n_q,
-                   .n_kv = at + n,
-                   .n_head = c->n_head,
-                   .n_head_kv = c->n_head_kv,
-                   .head_dim = c->head_dim,
-                   .causal = true,
-                   .q_pos0 = at + from,
-                   .window = layer >= c->window_from ? c->window : 0,
-                   .scale = 1.0f / sqrtf((float)c->head_dim)};
-    sq_tensor keys = tensor_rows(&r->kv->k[layer], 0, at + n);
-    sq_tensor values = tensor_rows(&r->kv->v[layer], 0, at + n);
-    be->ops.attn(be, &out, &q, &keys, &values, &d);
-    be->ops.linear(be, &x, &out, &l->o_w, NULL, &add);
+    if (from == 0) {
+        be->ops.linear_many(be, y, &norm, w, b, 3);
+    } else {
+        be->ops.linear(be, &q, &last, &l->q_w, &l->q_b, &(linear_desc){0});
+        be->ops.linear_many(be, y + 1, &norm, w + 1, b + 1, 2);
+    }
+    if (r->n_seq)
+        attend_step(r, layer, &out, &q);
+    else
+        attend_rows(r, layer, &out, &q);
+    be->ops.linear(be, &x, &out, &l->o_w, NULL, &(linear_desc){.add = true});
 }
 
-static void layer_ffn(decoder_run *r, const decoder_layer *l, int n, int from)
+static void layer_ffn(decoder_run *r, const decoder_layer *l, int from)
 {
     sq_backend *be = r->be;
     const decoder_config *c = &r->m->cfg;
-    const linear_desc plain = {0}, add = {.add = true};
-    sq_tensor x = tensor_rows(&r->x, from, n - from), norm = take(&r->h, n - from, c->dim);
-    sq_tensor gate = take(&r->gate, n - from, c->ffn_dim), up = take(&r->up, n - from, c->ffn_dim);
+    int n = r->n - from;
+    sq_tensor x = tensor_rows(&r->x, from, n), norm = take(&r->h, n, c->dim);
+    sq_tensor gate = take(&r->gate, n, c->ffn_dim), scratch = take(&r->up, 2 * n, c->ffn_dim);
     be->ops.rms_norm(be, &norm, &x, &l->ffn_norm, c->eps);
-    be->ops.linear(be, &gate, &norm, &l->gate_w, NULL, &plain);
-    be->ops.linear(be, &up, &norm, &l->up_w, NULL, &plain);
-    be->ops.silu_mul(be, &gate, &gate, &up);
-    be->ops.linear(be, &x, &gate, &l->down_w, NULL, &add);
+    be->ops.linear_gated(be, &gate, &norm, &l->gate_w, &l->up_w, &scratch);
+    be->ops.linear(be, &x, &gate, &l->down_w, NULL, &(linear_desc){.add = true});
 }
 
-/* logits[n - from, n_vocab] of the rows from `from` on, read to the host. */
-static int head_forward(decoder_run *r, int n, int from, float *logits, arena *dev, sq_error *err)
+/* All of a pass but its uploads and reads, by ops alone. */
+static void run_ops(void *user)
 {
+    decoder_run *r = user;
     sq_backend *be = r->be;
     const decoder_config *c = &r->m->cfg;
-    sq_tensor x = tensor_rows(&r->x, from, n - from), norm = take(&r->h, n - from, c->dim);
-    sq_tensor y = new_f32(dev, n - from, c->n_vocab);
-    if (!y.data) return error_set(err, SQ_E_NOMEM, "decoder: out of memory for the logits");
+    int n_out = rows_out(r), keep = r->n_seq ? r->n : n_out ? n_out : 1;
+    be->layer = -1;
+    if (r->n_seq) {
+        sq_tensor id = table_row(r, TABLE_ID, 0);
+        be->ops.embed(be, &r->x, &r->m->tok_embd, &id);
+    }
+    for (int i = 0; i < c->n_layer && !be->err.code; i++) {
+        be->layer = i;
+        int from = i + 1 < c->n_layer ? 0 : r->n - keep;
+        layer_attn(r, &r->m->layer[i], i, from);
+        layer_ffn(r, &r->m->layer[i], from);
+    }
+    if (!n_out) return;
+    be->layer = c->n_layer;
+    sq_tensor x = tensor_rows(&r->x, r->n - n_out, n_out), norm = take(&r->h, n_out, c->dim);
     be->ops.rms_norm(be, &norm, &x, &r->m->norm, c->eps);
-    be->ops.linear(be, &y, &norm, &r->m->head, NULL, &(linear_desc){0});
-    be->read(be, logits, y.data, tensor_bytes(&y));
+    be->ops.linear(be, &r->logits, &norm, &r->m->head, NULL, &(linear_desc){0});
+    if (r->out->best) be->ops.argmax(be, &r->best, &r->gap, &r->logits);
+}
+
+/* Everything that run_ops takes from the host, addresses included. */
+static digest run_key(const decoder_run *r)
+{
+    digest d = {0};
+    const sq_tensor *const t[] = {&r->x,    &r->h,  &r->q,     &r->k,      &r->v,
+                                  &r->gate, &r->up, &r->table, &r->logits, &r->best, &r->gap};
+    const int number[] = {r->n, r->n_seq, r->at, rows_out(r), r->out->best != NULL};
+    digest_add(&d, "decoder", 7);
+    digest_add(&d, &r->m, sizeof r->m);
+    digest_add(&d, number, sizeof number);
+    digest_add(&d, r->inv_freq, sizeof r->inv_freq);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        digest_add(&d, &t[i]->data, sizeof t[i]->data);
+    for (int s = 0; s < (r->n_seq ? r->n_seq : 1); s++) {
+        digest_add(&d, &r->kv[s]->n_ctx, sizeof r->kv[s]->n_ctx);
+        for (int i = 0; i < r->m->cfg.n_layer; i++) {
+            digest_add(&d, &r->kv[s]->k[i].data, sizeof(void *));
+            digest_add(&d, &r->kv[s]->v[i].data, sizeof(void *));
+        }
+    }
+    return d;
+}
+
+static void run_read(decoder_run *r)
+{
+    sq_backend *be = r->be;
+    const decoder_result *o = r->out;
+    size_t n = (size_t)rows_out(r);
+    if (o->all_logits) {
+        be->read(be, o->all_logits, r->logits.data, tensor_bytes(&r->logits));
+        return;
+    }
+    if (o->logits) be->read(be, o->logits, r->logits.data, tensor_bytes(&r->logits));
+    if (!o->best) return;
+    union {
+        int32_t best;
+        float gap;
+    } choice[2 * SQ_STEP_MAX];
+    be->read(be, choice, r->best.data, 2 * n * sizeof *choice);
+    for (size_t i = 0; i < n; i++) {
+        o->best[i] = choice[i].best;
+        o->gap[i] = choice[n + i].gap;
+    }
+}
+
+static void rope_setup(decoder_run *r, int n_ctx)
+{
+    const decoder_config *c = &r->m->cfg;
+    rope_frequencies(&c->rope, c->head_dim, n_ctx, r->inv_freq);
+    r->rope = (rope_desc){.n_head = c->n_head,
+                          .n_head_kv = c->n_head_kv,
+                          .head_dim = c->head_dim,
+                          .interleaved = c->rope.interleaved,
+                          .inv_freq = r->inv_freq,
+                          .mscale = 1.0f};
+}
+
+/* Uploads the table (its first `rows` rows), runs, reads; the caches' lengths grow at the end. */
+static int run_all(decoder_run *r, const int32_t *table, int rows, sq_error *err)
+{
+    sq_backend *be = r->be;
+    be->write(be, r->table.data, table, (size_t)rows * (size_t)r->n * sizeof *table);
+    digest key = run_key(r);
+    be->region(be, &key, sizeof key, run_ops, r);
+    run_read(r);
+    if (be->err.code) return error_set(err, be->err.code, "%s", be->err.text);
+    for (int s = 0; s < (r->n_seq ? r->n_seq : 1); s++)
+        for (int i = 0; i < r->m->cfg.n_layer; i++)
+            r->kv[s]->len[i] += r->n_seq ? 1 : r->n;
     return SQ_OK;
 }
 
-static int layers_forward(decoder_run *r, int n, bool all_rows, sq_error *err)
+static int rows_held(const kv_cache *kv)
 {
-    const decoder_config *c = &r->m->cfg;
-    for (int i = 0; i < c->n_layer; i++) {
-        int from = i + 1 < c->n_layer || all_rows ? 0 : n - 1;
-        layer_attn(r, &r->m->layer[i], i, n, from);
-        layer_ffn(r, &r->m->layer[i], n, from);
-        if (r->be->err.code) return error_set(err, r->be->err.code, "%s", r->be->err.text);
-    }
+    int held = 0;
+    for (int i = 0; i < kv->n_layer; i++)
+        held = kv->len[i] > held ? kv->len[i] : held;
+    return held;
+}
+
+int decoder_embed(sq_backend *be, const decoder_model *m, sq_tensor *y, const int32_t *ids, int n,
+                  arena *dev, sq_error *err)
+{
+    arena_mark mark = arena_get_mark(dev);
+    sq_tensor list = tensor_1d(arena_alloc(dev, (size_t)n * sizeof *ids), SQ_DTYPE_I32, n);
+    if (!list.data) return error_set(err, SQ_E_NOMEM, "decoder: out of memory for %d tokens", n);
+    be->write(be, list.data, ids, (size_t)n * sizeof *ids);
+    be->ops.embed(be, y, &m->tok_embd, &list);
+    arena_rewind(dev, mark);
     return SQ_OK;
 }
 
 int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_tensor *x,
-                    const int32_t *pos, float *logits, float *all_logits, arena *dev,
-                    sq_error *err)
+                    const int32_t *pos, const decoder_result *out, arena *dev, sq_error *err)
 {
-    const decoder_config *c = &m->cfg;
-    int n = (int)x->shape[0], held = 0;
-    for (int i = 0; i < c->n_layer; i++)
-        held = kv->len[i] > held ? kv->len[i] : held;
-    TRY(kv_cache_reserve(kv, held + n, err));
-
+    int n = (int)x->shape[0];
+    decoder_run r = {.be = be, .m = m, .kv = &kv, .n = n, .at = rows_held(kv), .x = *x, .out = out};
+    TRY(kv_cache_reserve(kv, r.at + n, err));
+    rope_setup(&r, pos[n - 1] + 1);
     arena_mark mark = arena_get_mark(dev);
-    decoder_run r = {.be = be, .m = m, .kv = kv, .pos = pos, .x = *x};
-    float inv_freq[DECODER_MAX_HEAD_DIM / 2];
-    rope_frequencies(&c->rope, c->head_dim, pos[n - 1] + 1, inv_freq);
-    r.rope = (rope_desc){.n_head = c->n_head,
-                         .head_dim = c->head_dim,
-                         .interleaved = c->rope.interleaved,
-                         .inv_freq = inv_freq,
-                         .mscale = 1.0f};
-    int rc = run_alloc(&r, n, dev, err);
-    if (!rc) rc = layers_forward(&r, n, all_logits != NULL, err);
-    if (!rc && all_logits) {
-        rc = head_forward(&r, n, 0, all_logits, dev, err);
-        if (!rc && logits)
-            for (int i = 0; i < c->n_vocab; i++)
-                logits[i] = all_logits[(size_t)(n - 1) * (size_t)c->n_vocab + (size_t)i];
-    } else if (!rc && logits) {
-        rc = head_forward(&r, n, n - 1, logits, dev, err);
-    }
+    int rc = run_alloc(&r, dev, err);
+    if (!rc) rc = run_all(&r, pos, 1, err);
     arena_rewind(dev, mark);
-    if (!rc && be->err.code) rc = error_set(err, be->err.code, "%s", be->err.text);
+    return rc;
+}
+
+int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
+                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
+                 sq_error *err)
+{
+    if (n_seq < 1 || n_seq > SQ_STEP_MAX)
+        return error_set(err, SQ_E_ARG, "decoder: expected 1..%d sequences, found %d", SQ_STEP_MAX,
+                         n_seq);
+    decoder_run r = {.be = be, .m = m, .kv = kv, .n = n_seq, .n_seq = n_seq, .out = out};
+    int rows = TABLE_LEN + m->cfg.n_layer, n_ctx = 0;
+    int32_t *table = malloc((size_t)rows * (size_t)n_seq * sizeof *table);
+    int rc = table ? SQ_OK : error_set(err, SQ_E_NOMEM, "decoder: out of memory");
+    for (int s = 0; !rc && s < n_seq; s++) {
+        rc = kv_cache_reserve(kv[s], rows_held(kv[s]) + 1, err);
+        n_ctx = pos[s] + 1 > n_ctx ? pos[s] + 1 : n_ctx;
+        table[TABLE_POS * n_seq + s] = pos[s];
+        table[TABLE_ID * n_seq + s] = id[s];
+        for (int i = 0; i < m->cfg.n_layer; i++)
+            table[(TABLE_LEN + i) * n_seq + s] = kv[s]->len[i];
+    }
+    arena_mark mark = arena_get_mark(dev);
+    r.x = new_rows(dev, SQ_DTYPE_F32, n_seq, m->cfg.dim);
+    if (!rc && !r.x.data) rc = error_set(err, SQ_E_NOMEM, "decoder: out of memory");
+    rope_setup(&r, n_ctx);
+    if (!rc) rc = run_alloc(&r, dev, err);
+    if (!rc) rc = run_all(&r, table, rows, err);
+    arena_rewind(dev, mark);
+    free(table);
     return rc;
 }

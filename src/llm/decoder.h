@@ -51,12 +51,28 @@ typedef struct decoder_model {
     sq_tensor head;     /* [n_vocab,dim]; the same view as tok_embd when tied */
 } decoder_model;
 
-/* Runs x[n,dim] (backend memory, overwritten) at positions pos[n] (host) behind what kv holds, and
- * appends to kv. logits[n_vocab] (host) gets the last row's; NULL skips the head.
- * all_logits[n,n_vocab] (host) gets every row's when not NULL: for tests. */
+/* What a pass gives back; a NULL is not computed. Host memory. */
+typedef struct decoder_result {
+    float *logits;     /* [n_vocab] of the last row; a step: [n_seq, n_vocab] */
+    float *all_logits; /* [n, n_vocab] of every row: for tests; logits and best stay untouched */
+    int32_t *best;     /* the largest logit's id, -1 if there is a NaN; a step: [n_seq] */
+    float *gap;        /* set when best is: its distance from the second */
+} decoder_result;
+
+/* y[n,dim] f32 in backend memory = embeddings of ids[n] (host). */
+int decoder_embed(sq_backend *be, const decoder_model *m, sq_tensor *y, const int32_t *ids, int n,
+                  arena *dev, sq_error *err);
+
+/* Runs x[n,dim] f32 (backend memory, overwritten) at positions pos[n] (host) behind what kv holds,
+ * and appends to kv. */
 int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_tensor *x,
-                    const int32_t *pos, float *logits, float *all_logits, arena *dev,
-                    sq_error *err);
+                    const int32_t *pos, const decoder_result *out, arena *dev, sq_error *err);
+
+/* One token id[s] at position pos[s] for each of n_seq sequences (at most SQ_STEP_MAX, host),
+ * packed as one batch whatever their lengths, each behind what its own cache holds. */
+int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
+                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
+                 sq_error *err);
 
 /* inv_freq[head_dim/2] for a sequence of n_ctx tokens (only DYNAMIC depends on it). */
 void rope_frequencies(const rope_config *r, int head_dim, int n_ctx, float *inv_freq);

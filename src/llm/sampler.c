@@ -124,3 +124,12 @@ int sampler_pick(sampler *s, const float *logits, int n, arena *scratch, int32_t
     *id = draw(c, n, sum, &s->state);
     return SQ_OK;
 }
+
+int sampler_accept(const sampler *s, int32_t best, float *gap, sq_error *err)
+{
+    TRY(settings_check(s, err));
+    if (best < 0) return error_set(err, SQ_E_FORMAT, "logits: found NaN");
+    if (isnan(*gap)) return error_set(err, SQ_E_FORMAT, "logits: expected a finite largest logit");
+    if (isinf(*gap)) *gap = FLT_MAX;
+    return SQ_OK;
+}

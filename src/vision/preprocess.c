@@ -97,19 +97,25 @@ static double rescale_factor(float rescale)
     return (float)(1.0 / whole) == rescale ? 1.0 / whole : (double)rescale;
 }
 
+void preprocess_levels(float level[3][256], const preprocess_config *cfg)
+{
+    /* Rounding as in transformers: rescale in double, then all in float. */
+    double rescale = rescale_factor(cfg->rescale);
+    for (int c = 0; c < 3; c++)
+        for (int v = 0; v < 256; v++)
+            level[c][v] = ((float)(v * rescale) - cfg->mean[c]) / cfg->std[c];
+}
+
 int preprocess_view(float *out, const sq_image *im, const preprocess_config *cfg, sq_error *err)
 {
     sq_image view;
     TRY(preprocess_fit(&view, im, cfg, err));
-    double rescale = rescale_factor(cfg->rescale);
+    float level[3][256];
+    preprocess_levels(level, cfg);
     size_t n = (size_t)cfg->side * (size_t)cfg->side;
     for (int c = 0; c < 3; c++) {
-        /* Rounding as in transformers: rescale in double, then all in float. */
-        float level[256];
-        for (int v = 0; v < 256; v++)
-            level[v] = ((float)(v * rescale) - cfg->mean[c]) / cfg->std[c];
         float *plane = out + (size_t)c * n;
-        for (size_t i = 0; i < n; i++) plane[i] = level[view.rgb[i * 3 + (size_t)c]];
+        for (size_t i = 0; i < n; i++) plane[i] = level[c][view.rgb[i * 3 + (size_t)c]];
     }
     image_close(&view);
     return SQ_OK;

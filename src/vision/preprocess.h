@@ -25,6 +25,9 @@ typedef struct preprocess_config {
 /* out[3,side,side] = (view * rescale - mean) / std, RGB planes. */
 int preprocess_view(float *out, const sq_image *im, const preprocess_config *cfg, sq_error *err);
 
+/* level[c][v] = (v * rescale - mean[c]) / std[c]: what the view's 8-bit values stand for. */
+void preprocess_levels(float level[3][256], const preprocess_config *cfg);
+
 /* The 8-bit view before normalisation: what the model looks at. view is allocated. */
 int preprocess_fit(sq_image *view, const sq_image *im, const preprocess_config *cfg,
                    sq_error *err);

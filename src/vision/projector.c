@@ -5,8 +5,8 @@ int projector_forward(sq_backend *be, const projector_model *m, sq_tensor *y, co
 {
     int64_t n = x->shape[0];
     arena_mark mark = arena_get_mark(dev);
-    sq_tensor mid = tensor_2d(arena_alloc(dev, (size_t)n * (size_t)m->mid_dim * sizeof(float)),
-                              SQ_DTYPE_F32, n, m->mid_dim);
+    size_t row = dtype_row_bytes(be->act, m->mid_dim);
+    sq_tensor mid = tensor_2d(arena_alloc(dev, (size_t)n * row), be->act, n, m->mid_dim);
     if (!mid.data) return error_set(err, SQ_E_NOMEM, "projector: out of memory");
     be->ops.linear(be, &mid, x, &m->fc1_w, &m->fc1_b, &(linear_desc){.act = m->act});
     be->ops.linear(be, y, &mid, &m->fc2_w, &m->fc2_b, &(linear_desc){0});

@@ -12,7 +12,8 @@ typedef struct projector_model {
     sq_tensor newline;              /* image_newline [out_dim], absent in LLaVA-1.5 */
 } projector_model;
 
-/* y[n,out_dim] = fc2(act(fc1(x[n,in_dim]))); y is allocated by the caller. */
+/* y[n,out_dim] = fc2(act(fc1(x[n,in_dim]))); x, y f32 or be->act, y allocated by
+ * the caller. */
 int projector_forward(sq_backend *be, const projector_model *m, sq_tensor *y, const sq_tensor *x,
                       arena *dev, sq_error *err);
 

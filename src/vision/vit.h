@@ -47,25 +47,63 @@ typedef struct vit_capture {
     int means_layer;
 } vit_capture;
 
-/* One view's result. Features live in backend memory, scores in host memory; both belong to the
+/* Square views of one batch, in host memory: f32 planes, or 8-bit RGB whose value v of channel c
+ * stands for level[c][v]. */
+typedef struct vit_views {
+    int n;
+    const float *planes;       /* [n,3,side,side]; NULL: rgb and level are set */
+    const uint8_t *rgb;        /* [n,side,side,3] */
+    const float (*level)[256]; /* [3] */
+} vit_views;
+
+/* The views' result. Features live in backend memory, scores in host memory; both belong to the
  * arenas given. n_patch excludes CLS, and so do all scores. */
 typedef struct vit_output {
-    sq_tensor features;  /* [n_tok, dim * n_feature]; n_patch rows, or CLS and n_patch rows */
-    int n_patch, grid;   /* 576, 24 */
+    sq_tensor hidden;    /* [n_view*n_tok, dim * n_feature] f32, CLS first in each view */
+    bool keep_cls;
+    int n_view, n_patch, grid; /* 1, 576, 24 */
     int n_head, row_first, row_count;
-    const float *rows;   /* [row_count, n_head, n_patch] */
-    const float *logits; /* [n_head, n_patch] */
-    const float *received, *given; /* [n_patch] */
-    double score_ms;     /* time spent on captured attention alone */
+    const float *rows;   /* [n_view, row_count, n_head, n_patch] */
+    const float *logits; /* [n_view, n_head, n_patch] */
+    const float *received, *given; /* [n_view, n_patch] */
+    double score_ms;     /* time spent on captured attention alone; 0 where ops run behind */
 } vit_output;
 
-/* Called after patch embedding (layer -1) and after every layer with x[n_tok,dim]: for tests. */
+/* One view's features [n_patch, dim * n_feature]; with keep_cls the CLS row comes before them. */
+sq_tensor vit_features(const vit_output *out, int view);
+
+/* Called after patch embedding (layer -1) and after every layer with x[n_view*n_tok,dim]: for
+ * tests. */
 typedef void (*vit_probe)(void *user, int layer, const sq_tensor *x);
 
-/* pixels[3,side,side] in host memory. dev: backend memory for activations and features, host:
- * scores. cap may be NULL; probe may be NULL. SQ_E_UNSUPPORTED when a layer that is asked for is
- * not in the file. */
-int vit_forward(sq_backend *be, const vit_model *m, const float *pixels, const vit_capture *cap,
+/* A forward pass under way: begin starts it, and the host is free until end reads the scores. */
+typedef struct vit_run {
+    sq_backend *be;
+    const vit_model *m;
+    vit_capture cap;
+    vit_views views;
+    vit_output *out;
+    int n_tok; /* of one view */
+    attn_desc attn;
+    arena *dev;
+    arena_mark mark; /* of dev: behind the features */
+    sq_tensor image, level, ids, patch, cls;
+    sq_tensor x, h, q, k, v, ffn;            /* [n_view*n_tok, ...] */
+    sq_tensor rows, logits, received, given; /* captured, before they are read to the host */
+    vit_probe probe;
+    void *user;
+} vit_run;
+
+/* r: zero but for probe and user. dev: backend memory for activations and features; nothing else
+ * may be allocated there until vit_end. cap may be NULL. SQ_E_UNSUPPORTED when a layer that is
+ * asked for is not in the file. */
+int vit_begin(vit_run *r, sq_backend *be, const vit_model *m, const vit_views *views,
+              const vit_capture *cap, vit_output *out, arena *dev, arena *host, sq_error *err);
+/* host: the scores. */
+int vit_end(vit_run *r, arena *host, sq_error *err);
+
+/* Both, with a probe that may be NULL. */
+int vit_forward(sq_backend *be, const vit_model *m, const vit_views *views, const vit_capture *cap,
                 vit_output *out, arena *dev, arena *host, vit_probe probe, void *user,
                 sq_error *err);
 

@@ -108,8 +108,15 @@ static void test_usage(void **state)
     expect_error("$squint ask -m models/demo -p x --compute f8", 2, "compute");
     expect_error("$squint ask -m models/demo -p x --template nosuch", 2, "nosuch");
     expect_error("$squint ask -m models/demo -p x --backend nosuch", 2, "nosuch");
+    expect_error("$squint ask -m models/demo -p x --backend cpu --device 3", 2, "no device 3");
+    expect_error("$squint ask -m models/demo -p x --device -1", 2, "--device");
+    expect_error("$squint ask -m models/demo -p x --backend cpu --compute f16", 1, "needs a GPU");
     expect_error("$squint bench -m models/demo --stages nosuch:4", 2, "nosuch");
     expect_error("$squint bench -m models/demo --stages prefill", 2, "ROWS");
+    expect_error("$squint bench -m models/demo --stages decode:20x65", 2, "decode:20x65");
+    expect_error("$squint bench -m models/demo --stages vision:0", 2, "VIEWS");
+    expect_error("$squint bench -m models/demo --format xml", 2, "table, csv or json");
+    expect_error("$squint bench -m models/demo --json --format csv", 2, "exclude each other");
     expect_error("$squint convert -m models/demo", 2, "-o DIR");
     expect_error("$squint pixels --image samples/frogs.jpg", 2, "-o FILE");
 }
@@ -117,7 +124,7 @@ static void test_usage(void **state)
 /* Every help text ends in an example; each example runs as it is printed. */
 static void test_help_examples(void **state)
 {
-    static const char *const command[] = {"ask",     "bench",  "convert", "info",
+    static const char *const command[] = {"ask",     "bench",  "convert", "diff", "info",
                                           "methods", "pixels", "tokenize"};
     (void)state;
     for (size_t i = 0; i < sizeof command / sizeof *command; i++) {
@@ -293,8 +300,36 @@ static void test_info(void **state)
     done(&r);
     r = shell("$squint info --backends");
     assert_int_equal(r.code, 0);
-    assert_non_null(strstr(r.out, "cpu"));
+    assert_non_null(strstr(r.out, "\ncpu "));
+    assert_ptr_equal(strstr(r.out, "cuda "), r.out); /* a row, also when it cannot start */
     done(&r);
+    r = shell("$squint info --backends --json");
+    assert_int_equal(r.code, 0);
+    o = cJSON_Parse(r.out);
+    assert_int_equal(cJSON_GetArraySize(o), 2);
+    assert_string_equal(get(cJSON_GetArrayItem(o, 1), "name")->valuestring, "cpu");
+    assert_memory_equal(get(cJSON_GetArrayItem(o, 1), "state")->valuestring, "ok: ", 4);
+    assert_int_equal(cJSON_GetArraySize(get(cJSON_GetArrayItem(o, 1), "devices")), 0);
+    cJSON_Delete(o);
+    done(&r);
+}
+
+/* Every op of one answer, against plain C. */
+static void test_diff(void **state)
+{
+    (void)state;
+    static const char *const op[] = {"patchify", "embed",       "linear", "linear_many", "attn",
+                                     "rms_norm", "rope_append", "argmax", "attn_rows"};
+    result r = shell("$squint diff -m tests/golden/tiny/mha --image tests/golden/tiny/picture.png "
+                     "-p 'What is this?' --backend cpu --compute f32 --steps 2 --prune fastervlm "
+                     "--keep 50% 2>&1");
+    assert_int_equal(r.code, 0);
+    for (size_t i = 0; i < sizeof op / sizeof *op; i++)
+        if (!strstr(r.out, op[i])) fail_msg("no %s: %s", op[i], r.out);
+    assert_non_null(strstr(r.out, " ops alike\n"));
+    done(&r);
+    expect_error("$squint diff -m models/demo", 2, "no question");
+    expect_error("$squint diff -m models/demo -p x --backend nosuch", 2, "nosuch");
 }
 
 static void test_convert(void **state)
@@ -363,6 +398,45 @@ static void test_bench_json(void **state)
     }
 }
 
+static void test_bench_csv(void **state)
+{
+    (void)state;
+    result r = shell("$squint bench -m models/demo --format csv --repeat 1 --stages "
+                     "vision+rows:2,project:9,decode:20x3,first-token:29");
+    assert_int_equal(r.code, 0);
+    int lines = 0;
+    for (const char *p = r.out; (p = strchr(p, '\n')); p++) {
+        int commas = 0;
+        for (const char *c = p + 1; *c && *c != '\n'; c++)
+            commas += *c == ',';
+        assert_true(commas == 9 || !p[1]);
+        lines++;
+    }
+    assert_int_equal(lines, 7); /* a head, what the machine can do at best, and four stages */
+    done(&r);
+}
+
+/* Shapes without a checkpoint: there to be timed, and refused where words are needed. */
+static void test_synthetic(void **state)
+{
+    (void)state;
+    result r = shell("$squint info synthetic:clip-l-336 --json --tensors");
+    assert_int_equal(r.code, 0);
+    cJSON *o = cJSON_Parse(r.out);
+    assert_non_null(o);
+    assert_int_equal(get(o, "n_patch")->valueint, 576);
+    assert_int_equal(get(o, "n_tensor")->valueint, 5 + 24 * 16);
+    assert_int_equal((int)(get(o, "n_param")->valuedouble / 1e5), 3035);
+    assert_int_equal(cJSON_GetArraySize(get(o, "tensors")), get(o, "n_tensor")->valueint);
+    cJSON_Delete(o);
+    done(&r);
+    expect_error("$squint info synthetic:nosuch", 2, "llava-1.5-7b");
+    expect_error("echo a | $squint tokenize -m synthetic:clip-l-336", 1, "no tokenizer");
+    expect_error("$squint convert -m synthetic:clip-l-336 -o $T --name a --type f16", 1,
+                 "no tokenizer");
+    expect_error("$squint ask -m synthetic:clip-l-336 -p a", 1, "no language model");
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -386,8 +460,9 @@ int main(void)
         cmocka_unit_test(test_show),          cmocka_unit_test(test_pixels),
         cmocka_unit_test(test_tokenize),      cmocka_unit_test(test_info),
         cmocka_unit_test(test_convert),       cmocka_unit_test(test_bench_resumes),
+        cmocka_unit_test(test_bench_csv),     cmocka_unit_test(test_synthetic),
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
-        cmocka_unit_test(test_no_leftovers),
+        cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

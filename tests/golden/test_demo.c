@@ -2,7 +2,7 @@
  * Skipped where that folder is missing. */
 #include "core/json.h"
 #include "golden_compare.h"
-#include "models/model.h"
+#include "models/model_upload.h"
 #include "squint.h"
 #include "vision/image.h"
 
@@ -92,8 +92,10 @@ static void encode(demo_run *r, const char *path, sq_tensor *out)
     const vit_config *c = &r->m.vit.cfg;
     vit_capture cap = {.row_count = c->n_layer};
     float *pixels = view_of(r, path);
-    ok(vit_forward(r->be, &r->m.vit, pixels, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
-    ok(projector_forward(r->be, &r->m.proj, out, &r->vis.features, &r->dev, &err));
+    vit_views views = {.n = 1, .planes = pixels};
+    ok(vit_forward(r->be, &r->m.vit, &views, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
+    sq_tensor features = vit_features(&r->vis, 0);
+    ok(projector_forward(r->be, &r->m.proj, out, &features, &r->dev, &err));
     if (r->picture >= 0) compare_rows(r);
     if (r->staged) compare_tensor(&r->g, stage(r, "projected"), out);
 }
@@ -116,7 +118,7 @@ static void compare_prefill(demo_run *r, const int32_t *ids, int n, const sq_ten
         if (picture)
             r->be->ops.activate(r->be, &to, pic, SQ_ACT_NONE);
         else
-            r->be->ops.embed(r->be, &to, &d->tok_embd, ids + i, 1);
+            ok(decoder_embed(r->be, d, &to, ids + i, 1, &r->dev, &err));
         at += (int)to.shape[0];
     }
     assert_int_equal(at, rows);
@@ -124,7 +126,7 @@ static void compare_prefill(demo_run *r, const int32_t *ids, int n, const sq_ten
         pos[i] = i;
     ok(kv_cache_open(&kv, r->be, d->cfg.n_layer, rows, d->cfg.n_head_kv * d->cfg.head_dim,
                      SQ_DTYPE_F32, &err));
-    ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
+    ok(decoder_forward(r->be, d, &kv, &x, pos, &(decoder_result){.logits = logits}, &r->dev, &err));
     compare_logits(&r->g, name, logits, d->cfg.n_vocab);
     kv_cache_close(&kv);
 }
@@ -201,18 +203,19 @@ static void run_clip(demo_run *r, int i)
     free(ids);
 }
 
-static void stages(unsigned mask, int n_picture, int n_clip)
+static void stages(const backend_options *o, int n_picture, int n_clip)
 {
     char path[4096];
-    backend_options o = {.name = "cpu", .compute = SQ_COMPUTE_F32, .cpu_mask = mask};
+    void *block = NULL;
     demo_run r = {.g.label = "demo"};
     error_clear(&err);
-    ok(backend_open(&r.be, &o, &err));
+    ok(backend_open(&r.be, o, &err));
     r.g.be = r.be;
     r.dev.source = &r.be->memory;
     snprintf(path, sizeof path, "%s/golden/golden.safetensors", demo);
     golden_open(&r.g, path);
     ok(model_open(&r.m, demo, NULL, NULL, &err));
+    ok(model_upload(&r.m, r.be, &block, &err));
     for (int i = 0; i < n_picture + n_clip; i++) {
         arena_mark dev = arena_get_mark(&r.dev), host = arena_get_mark(&r.host);
         if (i < n_picture)
@@ -226,27 +229,44 @@ static void stages(unsigned mask, int n_picture, int n_clip)
     arena_close(&r.dev);
     arena_close(&r.host);
     weight_map_close(&r.g.map);
+    model_unload(r.be, &block);
     backend_close(&r.be);
     model_close(&r.m);
+}
+
+static const backend_options in_cuda = {.name = "cuda", .compute = SQ_COMPUTE_F32};
+
+static void stages_in_cuda(void **state)
+{
+    (void)state;
+    if (!backend_starts(&in_cuda)) skip();
+    stages(&in_cuda, N_PICTURE, N_CLIP);
+}
+
+/* On the CPU, with no more than these features; 0: all. */
+static void cpu_stages(unsigned mask, int n_picture, int n_clip)
+{
+    stages(&(backend_options){.name = "cpu", .compute = SQ_COMPUTE_F32, .cpu_mask = mask},
+           n_picture, n_clip);
 }
 
 static void stages_on_every_feature(void **state)
 {
     (void)state;
-    stages(0, N_PICTURE, N_CLIP);
+    cpu_stages(0, N_PICTURE, N_CLIP);
 }
 
 static void stages_on_own_avx2(void **state)
 {
     (void)state;
     if (!(cpu_detect() & SQ_CPU_AVX2)) skip();
-    stages(SQ_CPU_AVX2, N_STAGED, 1);
+    cpu_stages(SQ_CPU_AVX2, N_STAGED, 1);
 }
 
 static void stages_in_plain_c(void **state)
 {
     (void)state;
-    stages(SQ_CPU_NOTHING, 1, 0); /* slow: one picture */
+    cpu_stages(SQ_CPU_NOTHING, 1, 0); /* slow: one picture */
 }
 
 /* ---- answers, through the public interface ---- */
@@ -293,13 +313,12 @@ static void check_answer(const cJSON *rec, int keep, const sq_report *report)
                  (double)report->min_gap);
 }
 
-static void answers_in_f32(void **state)
+static void answers(const char *backend)
 {
-    (void)state;
     char path[4096];
     sq_model *m;
     /* one thread: this takes minutes when two wait for each other on a busy machine */
-    sq_model_options mo = {.backend = "cpu", .compute = "f32", .n_threads = 1};
+    sq_model_options mo = {.backend = backend, .compute = "f32", .n_threads = 1};
     golden_file g = {.label = "demo"};
     snprintf(path, sizeof path, "%s/golden/golden.safetensors", demo);
     golden_open(&g, path);
@@ -318,11 +337,25 @@ static void answers_in_f32(void **state)
     weight_map_close(&g.map);
 }
 
+static void answers_in_f32(void **state)
+{
+    (void)state;
+    answers("cpu");
+}
+
+static void answers_in_cuda_f32(void **state)
+{
+    (void)state;
+    if (!backend_starts(&in_cuda)) skip();
+    answers("cuda");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_on_every_feature), cmocka_unit_test(stages_on_own_avx2),
-        cmocka_unit_test(stages_in_plain_c), cmocka_unit_test(answers_in_f32)};
+        cmocka_unit_test(stages_in_plain_c), cmocka_unit_test(answers_in_f32),
+        cmocka_unit_test(stages_in_cuda), cmocka_unit_test(answers_in_cuda_f32)};
     char path[4096];
     const char *shared = getenv("SQ_SHARED");
     snprintf(demo, sizeof demo, "%s/demo", shared ? shared : SQ_SOURCE_DIR "/../shared");

@@ -1,7 +1,7 @@
 /* Every stage of tiny checkpoints against transformers (make_golden.py), in f32, on every
  * instruction set this machine has and on the plain C reference. */
 #include "golden_compare.h"
-#include "models/model.h"
+#include "models/model_upload.h"
 #include "vision/image.h"
 
 #define TINY SQ_SOURCE_DIR "/tests/golden/tiny"
@@ -19,7 +19,7 @@ typedef struct stage_run {
     model m;
     arena dev, host;
     vit_output vis;
-    sq_tensor projected;
+    sq_tensor features, projected;
     int hidden; /* hidden states seen by the probe */
 } stage_run;
 
@@ -65,14 +65,16 @@ static void run_vision(stage_run *r)
                        .means = true,
                        .means_layer = last - 1};
     float *pixels = run_pixels(r);
-    ok(vit_forward(r->be, &r->m.vit, pixels, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
+    vit_views views = {.n = 1, .planes = pixels};
+    ok(vit_forward(r->be, &r->m.vit, &views, &cap, &r->vis, &r->dev, &r->host, on_layer, r, &err));
     assert_int_equal(r->hidden, last + 1);
     int64_t n = r->vis.n_patch;
     compare_part(&r->g, "cls_attention", 0, r->vis.rows, last * c->n_head * n);
     compare(&r->g, "cls_logits", r->vis.logits, c->n_head * n);
     compare(&r->g, "received", r->vis.received, n);
     compare(&r->g, "given", r->vis.given, n);
-    compare_tensor(&r->g, "features", &r->vis.features);
+    r->features = vit_features(&r->vis, 0);
+    compare_tensor(&r->g, "features", &r->features);
 }
 
 static sq_tensor new_rows(stage_run *r, int64_t n, int64_t dim)
@@ -84,8 +86,8 @@ static sq_tensor new_rows(stage_run *r, int64_t n, int64_t dim)
 
 static void run_projector(stage_run *r)
 {
-    r->projected = new_rows(r, r->vis.features.shape[0], r->m.proj.out_dim);
-    ok(projector_forward(r->be, &r->m.proj, &r->projected, &r->vis.features, &r->dev, &err));
+    r->projected = new_rows(r, r->features.shape[0], r->m.proj.out_dim);
+    ok(projector_forward(r->be, &r->m.proj, &r->projected, &r->features, &r->dev, &err));
     compare_tensor(&r->g, "projected", &r->projected);
 }
 
@@ -101,7 +103,7 @@ static sq_tensor run_prompt(stage_run *r)
         if (id[i] == PROMPT_IMAGE)
             r->be->ops.activate(r->be, &to, pic, SQ_ACT_NONE);
         else
-            r->be->ops.embed(r->be, &to, &r->m.dec.tok_embd, id + i, 1);
+            ok(decoder_embed(r->be, &r->m.dec, &to, id + i, 1, &r->dev, &err));
         at += to.shape[0];
     }
     assert_int_equal(at, x.shape[0]);
@@ -123,18 +125,21 @@ static void run_decoder(stage_run *r)
         pos[i] = i;
     ok(kv_cache_open(&kv, r->be, d->cfg.n_layer, held, d->cfg.n_head_kv * d->cfg.head_dim,
                      SQ_DTYPE_F32, &err));
-    ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
+    kv_cache *const caches[] = {&kv};
+    int32_t best = -1;
+    float gap;
+    decoder_result want = {.logits = logits, .best = &best, .gap = &gap};
+    ok(decoder_forward(r->be, d, &kv, &x, pos, &want, &r->dev, &err));
     compare_logits(&r->g, "logits", logits, d->cfg.n_vocab);
     for (int i = 0; i < N_GREEDY; i++) {
         int32_t id = best_token(logits, d->cfg.n_vocab);
+        assert_int_equal(best, id);
         if (id != expected[i])
             fail_msg("%s on %s: token %d is %d, expected %d", r->g.label, r->be->describe, i, id,
                      expected[i]);
         if (i + 1 == N_GREEDY) break;
-        x = new_rows(r, 1, d->cfg.dim);
         pos[0] = held + i;
-        r->be->ops.embed(r->be, &x, &d->tok_embd, &id, 1);
-        ok(decoder_forward(r->be, d, &kv, &x, pos, logits, NULL, &r->dev, &err));
+        ok(decoder_step(r->be, d, caches, 1, &id, pos, &want, &r->dev, &err));
     }
     compare_logits(&r->g, "last_logits", logits, d->cfg.n_vocab);
     kv_cache_close(&kv);
@@ -143,11 +148,13 @@ static void run_decoder(stage_run *r)
 static void run_variant(sq_backend *be, const char *name, double *worst)
 {
     char path[4096];
+    void *block = NULL;
     stage_run r = {.g = {.label = name, .be = be}, .be = be, .dev.source = &be->memory};
     snprintf(path, sizeof path, TINY "/%s/expected.safetensors", name);
     golden_open(&r.g, path);
     snprintf(path, sizeof path, TINY "/%s", name);
     ok(model_open(&r.m, path, NULL, NULL, &err));
+    ok(model_upload(&r.m, be, &block, &err));
     run_vision(&r);
     run_projector(&r);
     run_decoder(&r);
@@ -155,23 +162,36 @@ static void run_variant(sq_backend *be, const char *name, double *worst)
     arena_close(&r.dev);
     arena_close(&r.host);
     weight_map_close(&r.g.map);
+    model_unload(be, &block);
     model_close(&r.m);
 }
 
 /* ---- instruction sets ---- */
 
-static void run_all(unsigned mask)
+static void run_backend(const backend_options *o)
 {
-    backend_options o = {.name = "cpu", .compute = SQ_COMPUTE_F32, .cpu_mask = mask};
     for (int i = 0; i < N_VARIANT; i++) {
         sq_backend *be; /* one a variant: it caches packed weights by their address */
         double worst = 0;
         error_clear(&err);
-        ok(backend_open(&be, &o, &err));
+        ok(backend_open(&be, o, &err));
         run_variant(be, variants[i], &worst);
         printf("%-9s %-44s worst stage %.1e\n", variants[i], be->describe, worst);
         backend_close(&be);
     }
+}
+
+static void run_all(unsigned mask)
+{
+    run_backend(&(backend_options){.name = "cpu", .compute = SQ_COMPUTE_F32, .cpu_mask = mask});
+}
+
+static void cuda(void **state)
+{
+    (void)state;
+    const backend_options o = {.name = "cuda", .compute = SQ_COMPUTE_F32};
+    if (!backend_starts(&o)) skip();
+    run_backend(&o);
 }
 
 static void every_feature(void **state)
@@ -204,6 +224,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_c), cmocka_unit_test(own_avx2), cmocka_unit_test(own_avx512),
-        cmocka_unit_test(every_feature)};
+        cmocka_unit_test(every_feature), cmocka_unit_test(cuda)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

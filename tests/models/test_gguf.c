@@ -59,7 +59,8 @@ static float *run_text(const model *m, const int32_t *ids, int n)
     }
     assert_int_equal(kv_cache_open(&kv, be, c->n_layer, n, c->n_head_kv * c->head_dim,
                                    SQ_DTYPE_F32, &err), 0);
-    assert_int_equal(decoder_forward(be, &m->dec, &kv, &x, pos, NULL, logits, &dev, &err), 0);
+    decoder_result want = {.all_logits = logits};
+    assert_int_equal(decoder_forward(be, &m->dec, &kv, &x, pos, &want, &dev, &err), 0);
     kv_cache_close(&kv);
     arena_close(&dev);
     return logits;
@@ -76,11 +77,13 @@ static float *run_vision(const model *m)
     assert_non_null(pixels);
     for (size_t i = 0; i < n; i++)
         pixels[i] = (float)(i * 37 % 101) / 50.0f - 1.0f;
-    assert_int_equal(vit_forward(be, &m->vit, pixels, NULL, &out, &dev, &host, NULL, NULL, &err),
+    vit_views views = {.n = 1, .planes = pixels};
+    assert_int_equal(vit_forward(be, &m->vit, &views, NULL, &out, &dev, &host, NULL, NULL, &err),
                      0);
     size_t bytes = (size_t)out.n_patch * (size_t)m->proj.out_dim * sizeof(float);
     sq_tensor y = tensor_2d(arena_alloc(&dev, bytes), SQ_DTYPE_F32, out.n_patch, m->proj.out_dim);
-    assert_int_equal(projector_forward(be, &m->proj, &y, &out.features, &dev, &err), 0);
+    sq_tensor features = vit_features(&out, 0);
+    assert_int_equal(projector_forward(be, &m->proj, &y, &features, &dev, &err), 0);
     float *result = malloc(bytes);
     assert_non_null(result);
     be->read(be, result, y.data, bytes);

@@ -1,5 +1,5 @@
-/* opcheck [--backend cpu] [--mask none|avx2|avx512|all] [--compute f32|bf16] [--slot NAME]
- *         [--threads N] [--self-test | --bench]
+/* opcheck [--backend cpu|cuda] [--device N] [--mask none|avx2|avx512|all]
+ *         [--compute f32|bf16|f16] [--slot NAME] [--threads N] [--self-test | --bench]
  * Exits 0 when every check passed, 1 when one failed, 2 on a bad argument, 77 when this machine
  * cannot run what was asked for. The last line counts. */
 #include "opcheck.h"
@@ -15,17 +15,23 @@ const oc_slot oc_slots[] = {
     {"patchify", oc_check_patchify},
     {"embed", oc_check_embed},
     {"linear", oc_check_linear},
+    {"linear_many", oc_check_linear_many},
+    {"linear_gated", oc_check_linear_gated},
     {"layer_norm", oc_check_layer_norm},
     {"rms_norm", oc_check_rms_norm},
-    {"rope", oc_check_rope},
-    {"kv_append", oc_check_kv_append},
+    {"rope_append", oc_check_rope_append},
     {"attn", oc_check_attn},
+    {"attn_step", oc_check_attn_step},
     {"attn_rows", oc_check_attn_rows},
     {"attn_means", oc_check_attn_means},
     {"silu_mul", oc_check_silu_mul},
     {"activate", oc_check_activate},
     {"add", oc_check_add},
     {"select_rows", oc_check_select_rows},
+    {"argmax", oc_check_argmax},
+    {"memory", oc_check_memory},
+    {"convert", oc_check_convert},
+    {"region", oc_check_region},
     {NULL, NULL},
 };
 
@@ -46,13 +52,22 @@ static int parse_mask(options *o, const char *text)
 
 static int parse_compute(options *o, const char *text)
 {
-    static const char *const name[] = {"auto", "f32", "bf16"};
-    for (int i = 0; i < 3; i++)
+    static const char *const name[] = {"auto", "f32", "bf16", "f16"};
+    for (int i = 0; i < 4; i++)
         if (strcmp(text, name[i]) == 0) {
             o->backend.compute = (sq_compute)i;
             return 0;
         }
     return 2;
+}
+
+static int parse_number(int *to, const char *text, int least)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (end == text || *end || n < least || n > 4096) return 2;
+    *to = (int)n;
+    return 0;
 }
 
 static int parse_slot(options *o, const char *text)
@@ -82,7 +97,9 @@ static int parse(options *o, int argc, char **argv)
         else if (strcmp(flag, "--backend") == 0)
             o->backend.name = value;
         else if (strcmp(flag, "--threads") == 0)
-            rc = (o->backend.n_threads = atoi(value)) > 0 ? 0 : 2;
+            rc = parse_number(&o->backend.n_threads, value, 1);
+        else if (strcmp(flag, "--device") == 0)
+            rc = parse_number(&o->backend.device, value, 0);
         else
             rc = 2;
         if (rc) {
@@ -105,22 +122,29 @@ static void run_slots(oc_run *r, const char *only)
 
 static void print_table(const oc_run *r)
 {
-    printf("%-12s %8s %6s %8s %8s %10s %10s %9s\n", "slot", "checks", "failed", "rel. L2", "max",
+    printf("%-17s %8s %6s %8s %8s %10s %10s %9s\n", "slot", "checks", "failed", "rel. L2", "max",
            "L2 used", "max used", "of allowed");
     for (int i = 0; i < oc_tolerance_count(); i++) {
         const oc_slot_count *c = &r->count[i];
         const oc_tolerance *t = oc_tolerance_row(i);
         if (c->checks)
-            printf("%-12s %8ld %6ld %8.1g %8.1g %8.0f %% %8.0f %%  %s\n", t->slot, c->checks,
+            printf("%-17s %8ld %6ld %8.1g %8.1g %8.0f %% %8.0f %%  %s\n", t->slot, c->checks,
                    c->failed, t->rel_l2, t->max, 100 * c->worst_l2, 100 * c->worst_max, t->why);
     }
 }
 
+static void run_prepare(oc_run *r)
+{
+    r->act = r->be->act;
+    r->unit = oc_unit(r->act);
+    r->bf16 = r->be->compute == SQ_COMPUTE_BF16 && r->act == SQ_DTYPE_F32;
+    r->ops = r->be->ops;
+    r->region = r->be->region;
+    ops_init_ref(&r->ref);
+}
+
 static int run_all(oc_run *r, const options *o)
 {
-    r->bf16 = r->be->compute == SQ_COMPUTE_BF16;
-    r->ops = r->be->ops;
-    ops_init_ref(&r->ref);
     printf("%s\n", r->be->describe);
     if (o->self_test) {
         oc_self_test(r);
@@ -151,7 +175,9 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", err.text);
         rc = rc == SQ_E_BACKEND ? EXIT_SKIP : 1;
     } else {
-        rc = o.bench ? oc_bench(&r) : run_all(&r, &o);
+        run_prepare(&r);
+        rc = !o.bench ? run_all(&r, &o) : r.be->resident ? oc_bench_device(&r) : oc_bench(&r);
+        if (r.pool) r.be->memory.free(r.be->memory.user, r.pool);
     }
     backend_close(&r.be);
     backend_close(&r.ref_be);

@@ -269,23 +269,48 @@ static void run_add(bench *b, const bench_item *i)
     b->be->ops.add(b->be, &y, &x);
 }
 
+static void frequencies(float *inv_freq, int head_dim)
+{
+    for (int c = 0; c < head_dim / 2; c++)
+        inv_freq[c] = (float)pow(10000.0, -2.0 * c / head_dim);
+}
+
+/* kind: the caches' type, + 8 for pairs */
 static void run_rope(bench *b, const bench_item *i)
 {
     float inv_freq[64];
     int32_t pos[MAX_ROWS];
-    for (int c = 0; c < i->dim / 2; c++)
-        inv_freq[c] = (float)pow(10000.0, -2.0 * c / i->dim);
+    int row = 16 * i->dim;
+    frequencies(inv_freq, i->dim);
     for (int r = 0; r < i->n; r++)
         pos[r] = r;
-    rope_desc d = {16, i->dim, i->kind == 1, inv_freq, 1.0f};
-    sq_tensor x = y_of(b, i->n, 16 * i->dim);
-    b->be->ops.rope(b->be, &x, pos, &d);
+    rope_desc d = {16, 16, i->dim, i->kind & 8, inv_freq, 1.0f};
+    sq_tensor q = y_of(b, i->n, row), k = q, v = x_of(b, i->n, row);
+    sq_tensor cache = tensor_2d(b->pool, (sq_dtype)(i->kind & 7), i->n, row);
+    k.data = (float *)b->y + (size_t)i->n * (size_t)row;
+    sq_tensor cache_v = cache, p = tensor_1d(pos, SQ_DTYPE_I32, i->n);
+    cache_v.data = (unsigned char *)b->pool + tensor_bytes(&cache);
+    b->be->ops.rope_append(b->be, &q, &k, &v, &cache, &cache_v, 0, &p, &d);
 }
 
-static void run_kv_append(bench *b, const bench_item *i)
+static void run_step(bench *b, const bench_item *i)
 {
-    sq_tensor x = x_of(b, i->n, i->dim), cache = tensor_2d(b->y, (sq_dtype)i->kind, i->n, i->dim);
-    b->be->ops.kv_append(b->be, &cache, &x, 0);
+    float inv_freq[64];
+    int32_t pos = i->n, len = i->n - 1;
+    int row = 16 * i->dim;
+    frequencies(inv_freq, i->dim);
+    rope_desc r = {16, 16, i->dim, true, inv_freq, 1.0f};
+    attn_desc d = {
+        .n_head = 16, .n_head_kv = 16, .head_dim = i->dim, .scale = 1 / sqrtf((float)i->dim)};
+    sq_tensor out = y_of(b, 1, row), v = x_of(b, 1, row), q = out, k = out;
+    sq_tensor cache = tensor_2d(b->pool, (sq_dtype)i->kind, i->n, row), cache_v = cache;
+    sq_tensor p = tensor_1d(&pos, SQ_DTYPE_I32, 1), n = tensor_1d(&len, SQ_DTYPE_I32, 1);
+    q.data = (float *)b->y + row;
+    k.data = (float *)b->y + 2 * row;
+    cache_v.data = (unsigned char *)b->pool + tensor_bytes(&cache);
+    const sq_tensor *ck = &cache, *cv = &cache_v;
+    kv_step s = {1, &p, &n, &ck, &cv};
+    b->be->ops.attn_step(b->be, &out, &q, &k, &v, &s, &r, &d);
 }
 
 static void run_embed(bench *b, const bench_item *i)
@@ -294,7 +319,17 @@ static void run_embed(bench *b, const bench_item *i)
     for (int r = 0; r < i->n; r++)
         ids[r] = (r * 7919) % 16000;
     sq_tensor w = tensor_2d(b->pool, (sq_dtype)i->kind, 16000, i->dim), y = y_of(b, i->n, i->dim);
-    b->be->ops.embed(b->be, &y, &w, ids, i->n);
+    sq_tensor id = tensor_1d(ids, SQ_DTYPE_I32, i->n);
+    b->be->ops.embed(b->be, &y, &w, &id);
+}
+
+static void run_argmax(bench *b, const bench_item *i)
+{
+    int32_t best[MAX_ROWS];
+    float gap[MAX_ROWS];
+    sq_tensor x = x_of(b, i->n, i->dim), at = tensor_1d(best, SQ_DTYPE_I32, i->n);
+    sq_tensor g = tensor_1d(gap, SQ_DTYPE_F32, i->n);
+    b->be->ops.argmax(b->be, &at, &g, &x);
 }
 
 static void run_select(bench *b, const bench_item *i)
@@ -312,12 +347,15 @@ static void run_select(bench *b, const bench_item *i)
     b->be->ops.select_rows(b->be, &y, &x, &m);
 }
 
+/* kind: f32, or u8 through a table */
 static void run_patchify(bench *b, const bench_item *i)
 {
     int grid = i->n / i->dim;
-    sq_tensor x = {b->x, SQ_DTYPE_F32, 3, {3, i->n, i->n}},
-              y = y_of(b, grid * grid, 3 * i->dim * i->dim);
-    b->be->ops.patchify(b->be, &y, &x, i->dim);
+    bool bytes = i->kind == SQ_DTYPE_U8;
+    sq_tensor x = {b->x, SQ_DTYPE_F32, 4, {1, 3, i->n, i->n}}, level = x_of(b, 3, 256);
+    sq_tensor y = y_of(b, grid * grid, 3 * i->dim * i->dim);
+    if (bytes) x = (sq_tensor){b->x, SQ_DTYPE_U8, 4, {1, i->n, i->n, 3}};
+    b->be->ops.patchify(b->be, &y, &x, bytes ? &level : NULL, i->dim);
 }
 
 static const bench_item items[] = {
@@ -329,19 +367,21 @@ static const bench_item items[] = {
     {"attn_means", "577x16x64", run_attn, 577, 64, 2LL * 577 * 1024 * 4, 16},
     {"layer_norm", "577x1024", run_norm, 577, 1024, 2LL * 577 * 1024 * 4, 0},
     {"rms_norm", "631x2048", run_norm, 631, 2048, 2LL * 631 * 2048 * 4, 1},
-    {"rope", "631x16x128 halves", run_rope, 631, 128, 2LL * 631 * 2048 * 4, 0},
-    {"rope", "631x16x128 pairs", run_rope, 631, 128, 2LL * 631 * 2048 * 4, 1},
+    {"rope_append", "631x16x128 halves f32", run_rope, 631, 128, 7LL * 631 * 2048 * 4, 1},
+    {"rope_append", "631x16x128 pairs f16", run_rope, 631, 128, 6LL * 631 * 2048 * 4, 8 + 2},
     {"activate", "gelu 577x4096", run_activate, 577, 4096, 2LL * 577 * 4096 * 4, SQ_ACT_GELU},
     {"activate", "gelu_tanh", run_activate, 577, 4096, 2LL * 577 * 4096 * 4, SQ_ACT_GELU_TANH},
     {"activate", "quick_gelu", run_activate, 577, 4096, 2LL * 577 * 4096 * 4, SQ_ACT_QUICK_GELU},
     {"silu_mul", "631x5504", run_silu_mul, 631, 5504, 3LL * 631 * 5504 * 4, 0},
     {"add", "631x2048", run_add, 631, 2048, 3LL * 631 * 2048 * 4, 0},
-    {"kv_append", "631x2048 f16", run_kv_append, 631, 2048, 6LL * 631 * 2048, SQ_DTYPE_F16},
+    {"attn_step", "631x16x128 f16", run_step, 631, 128, 631LL * 2048 * 4, SQ_DTYPE_F16},
+    {"argmax", "32000", run_argmax, 1, 32000, 32000LL * 4, 0},
     {"embed", "631x2048 f16", run_embed, 631, 2048, 6LL * 631 * 2048, SQ_DTYPE_F16},
     {"embed", "631x2048 q8_0", run_embed, 631, 2048, 5LL * 631 * 2048, SQ_DTYPE_Q8_0},
     {"select_rows", "144 of 577x1024", run_select, 577, 1024, 2LL * 144 * 1024 * 4, 0},
     {"select_rows", "weighted", run_select, 577, 1024, 2LL * 144 * 1024 * 4, 1},
-    {"patchify", "336 by 14", run_patchify, 336, 14, 2LL * 3 * 336 * 336 * 4, 0},
+    {"patchify", "336 by 14", run_patchify, 336, 14, 2LL * 3 * 336 * 336 * 4, SQ_DTYPE_F32},
+    {"patchify", "336 by 14 u8", run_patchify, 336, 14, 5LL * 3 * 336 * 336, SQ_DTYPE_U8},
 };
 
 static void bench_others(bench *b)
@@ -353,6 +393,7 @@ static void bench_others(bench *b)
         if (i == 0) fill(b, b->pool, POOL, SQ_DTYPE_F32);
         if (item->run == run_attn && item->kind & 2) fill(b, b->pool, POOL / 4, SQ_DTYPE_F16);
         if (item->run == run_attn && item->kind & 24) fill(b, b->pool, POOL / 4, SQ_DTYPE_F32);
+        if (item->run == run_step) fill(b, b->pool, POOL / 4, SQ_DTYPE_F16);
         if (item->run == run_embed) fill(b, b->pool, POOL, (sq_dtype)item->kind);
         fill(b, b->y, POOL / 4, SQ_DTYPE_F32); /* add and rope change it */
         oc_time ms = item_time(b, item), copy = yardstick(b, item->bytes, true);

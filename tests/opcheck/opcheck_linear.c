@@ -1,67 +1,95 @@
-/* Cases of the linear slot: sizes on both sides of every tile, slice and row bucket; weight types,
+/* Cases of the products: sizes on both sides of every tile, slice and row bucket; weight types,
  * activations, biases and fills rotate through them. */
 #include "opcheck.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct linear_case {
     int n, in, out;
     sq_dtype type, bias; /* bias NONE: none */
     linear_desc d;
     oc_fill fill;
-    bool raw;       /* bf16 compute: operands that bf16 must round */
-    int nan, inf;   /* rows of x with one such value; 0: none */
-    int nan_column; /* weight row with a NaN; 0: none */
+    bool raw;                /* operands that compute of 16 bits must round */
+    int nan, inf;            /* rows of x with one such value; 0: none */
+    int nan_column;          /* weight row with a NaN; 0: none */
+    sq_dtype x_type, y_type; /* NONE: be->act; y is f32 when adding */
 } linear_case;
 
-/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|; the activations'
- * slopes stay below 1.13 and their own error below a few eps. */
+/* The type whose precision the products' operands have. */
+static sq_dtype operand_type(const oc_run *r)
+{
+    return r->bf16 ? SQ_DTYPE_BF16 : r->act;
+}
+
+/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|. */
+static void product_scale(double *scale, const oc_buf *x, const oc_buf *w, double rest)
+{
+    int64_t in = w->host.shape[1], out = w->host.shape[0];
+    float *row = oc_alloc((size_t)in * sizeof *row);
+    size_t stride = dtype_row_bytes(w->host.dtype, in);
+    for (int64_t o = 0; o < out; o++) {
+        convert_to_f32(row, (const char *)w->host.data + (size_t)o * stride, w->host.dtype, in);
+        for (int64_t i = 0; i < x->host.shape[0]; i++) {
+            const float *xi = oc_values(x) + i * in;
+            double sum = rest; /* the bias and what y held */
+            for (int64_t k = 0; k < in; k++)
+                sum += fabs((double)xi[k] * (double)row[k]);
+            scale[i * out + o] = (8 + sqrt((double)in)) * sum;
+        }
+    }
+    free(row);
+}
+
+/* A device may round the product to y's 16 bits before it adds the bias and applies act. */
+static void product_slack(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w, double slope)
+{
+    int64_t n = tensor_count(&y->host);
+    if (r->unit <= 0 || y->dev.dtype != r->act) return;
+    double *slack = oc_slack(y), least = r->act == SQ_DTYPE_F16 ? 0x1p-25 : 0;
+    float *product = oc_alloc((size_t)n * sizeof *product);
+    sq_tensor to = tensor_2d(product, SQ_DTYPE_F32, y->host.shape[0], y->host.shape[1]);
+    r->ref.linear(r->ref_be, &to, &x->host, &w->host, NULL, &(linear_desc){0});
+    for (int64_t i = 0; i < n; i++)
+        if (oc_is_finite(product[i]))
+            slack[i] = slope * (r->unit * fabs((double)product[i]) + least);
+    free(product);
+}
+
+/* The activations' slopes stay below 1.13 and their own error below a few eps. */
 static void linear_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w,
                          const linear_case *c)
 {
     /* With bf16 compute oneDNN applies its own approximations: gelu_tanh is up to 4e-6 off. */
     double act_error = r->bf16 && c->d.act ? 1e-5 / r->tol->max : 0;
     double *scale = oc_scale(y), slope = c->d.act ? 1.3 : 1;
-    float *row = oc_alloc((size_t)c->in * sizeof *row);
-    size_t stride = dtype_row_bytes(c->type, c->in);
-    for (int o = 0; o < c->out; o++) {
-        convert_to_f32(row, (const char *)w->host.data + (size_t)o * stride, c->type, c->in);
-        for (int i = 0; i < c->n; i++) {
-            const float *xi = oc_values(x) + (size_t)i * (size_t)c->in;
-            double sum = 2; /* the bias and what y held */
-            for (int k = 0; k < c->in; k++)
-                sum += fabs((double)xi[k] * (double)row[k]);
-            if (c->fill == OC_TINY && !c->bias && !c->d.add) sum -= 2;
-            scale[(size_t)i * (size_t)c->out + (size_t)o] =
-                act_error + slope * (8 + sqrt(c->in)) * sum;
-        }
-    }
-    free(row);
+    bool tiny = c->fill == OC_TINY && !c->bias && !c->d.add;
+    product_scale(scale, x, w, tiny ? 0 : 2);
+    for (int64_t i = 0; i < (int64_t)c->n * c->out; i++)
+        scale[i] = act_error + slope * scale[i];
 }
 
-static void round_all(float *dst, const void *src, sq_dtype t, int rows, int cols)
+static float *rounded_copy(const sq_tensor *from, sq_dtype t)
 {
-    for (int i = 0; i < rows; i++) {
-        size_t stride = dtype_row_bytes(t, cols);
-        convert_to_f32(dst + (size_t)i * (size_t)cols, (const char *)src + (size_t)i * stride, t,
-                       cols);
-    }
-    for (int64_t i = 0; i < (int64_t)rows * cols; i++)
-        dst[i] = bf16_to_f32(f32_to_bf16(dst[i]));
+    int64_t rows = from->shape[0], cols = from->shape[1];
+    float *to = oc_alloc((size_t)(rows * cols) * sizeof *to);
+    for (int64_t i = 0; i < rows; i++)
+        convert_to_f32(to + i * cols,
+                       (const char *)from->data + (size_t)i * dtype_row_bytes(from->dtype, cols),
+                       from->dtype, cols);
+    for (int64_t i = 0; i < rows * cols; i++)
+        to[i] = oc_round(to[i], t);
+    return to;
 }
 
-/* What bf16 compute gives: operands rounded to bf16, the rest as in the reference. */
+/* What compute of 16 bits gives: operands rounded to it, the rest as in the reference. */
 static float *rounded_result(oc_run *r, const linear_case *c, const oc_buf *y, const oc_buf *x,
                              const oc_buf *w, const sq_tensor *b)
 {
-    size_t n_x = (size_t)c->n * (size_t)c->in, n_w = (size_t)c->out * (size_t)c->in;
-    float *xr = oc_alloc(n_x * sizeof *xr), *wr = oc_alloc(n_w * sizeof *wr);
-    float *out = oc_alloc((size_t)c->n * (size_t)c->out * sizeof *out);
-    round_all(xr, x->host.data, SQ_DTYPE_F32, c->n, c->in);
-    round_all(wr, w->host.data, c->type, c->out, c->in);
-    for (int64_t i = 0; i < (int64_t)c->n * c->out; i++)
-        out[i] = oc_values(y)[i];
+    float *xr = rounded_copy(&x->host, operand_type(r));
+    float *wr = rounded_copy(&w->host, operand_type(r));
+    float *out = rounded_copy(&y->host, SQ_DTYPE_F32);
     sq_tensor xt = tensor_2d(xr, SQ_DTYPE_F32, c->n, c->in);
     sq_tensor wt = tensor_2d(wr, SQ_DTYPE_F32, c->out, c->in);
     sq_tensor yt = tensor_2d(out, SQ_DTYPE_F32, c->n, c->out);
@@ -71,39 +99,38 @@ static float *rounded_result(oc_run *r, const linear_case *c, const oc_buf *y, c
     return out;
 }
 
-static void put_weight_nan(const oc_buf *w, const linear_case *c)
+static void run_case(oc_run *r, linear_case c)
 {
-    size_t at = ((size_t)c->nan_column * (size_t)c->in + (size_t)c->in / 2);
-    float nan = NAN;
-    size_t item = dtype_row_bytes(c->type, 1);
-    convert_from_f32((char *)w->host.data + at * item, c->type, &nan, 1);
-}
-
-static void run_case(oc_run *r, const linear_case *c)
-{
-    if (!oc_begin(r, "linear", "%dx%dx%d %s bias %s act %d add %d fill %s%s%s", c->n, c->in, c->out,
-                  dtype_name(c->type), dtype_name(c->bias), c->d.act, c->d.add,
-                  oc_fill_name(c->fill), c->raw ? " raw" : "", c->nan ? " NaN" : ""))
+    c.type = oc_weight_type(r, c.type);
+    c.bias = oc_vector_type(r, c.bias);
+    if (!c.x_type) c.x_type = r->act;
+    if (!c.y_type) c.y_type = c.d.add ? SQ_DTYPE_F32 : r->act;
+    if (!oc_begin(r, "linear", "%dx%dx%d %s bias %s act %d add %d fill %s%s%s x %s y %s", c.n, c.in,
+                  c.out, dtype_name(c.type), dtype_name(c.bias), c.d.act, c.d.add,
+                  oc_fill_name(c.fill), c.raw ? " raw" : "", c.nan ? " NaN" : "",
+                  dtype_name(c.x_type), dtype_name(c.y_type)))
         return;
-    r->fill_bf16 = r->bf16 && !c->raw;
-    oc_buf *x = oc_in(r, SQ_DTYPE_F32, c->n, c->in, c->fill);
-    oc_buf *w = oc_stored(r, c->type, c->out, c->in, OC_RANDOM);
-    r->fill_bf16 = false;
-    oc_buf *b = c->bias ? oc_stored(r, c->bias, 1, c->out, OC_RANDOM) : NULL;
-    oc_buf *y =
-        c->d.add ? oc_inout(r, SQ_DTYPE_F32, c->n, c->out, OC_RANDOM) : oc_out(r, c->n, c->out);
-    if (c->nan) oc_values(x)[c->nan * c->in + c->in / 3] = NAN;
-    if (c->inf) oc_values(x)[c->inf * c->in + c->in - 1] = INFINITY;
-    if (c->nan_column) put_weight_nan(w, c);
-    linear_scale(r, y, x, w, c);
+    r->fill_type = c.raw ? SQ_DTYPE_NONE : operand_type(r);
+    oc_buf *x = oc_in(r, c.x_type, c.n, c.in, c.fill);
+    oc_buf *w = oc_stored(r, c.type, c.out, c.in, OC_RANDOM);
+    r->fill_type = SQ_DTYPE_NONE;
+    oc_buf *b = c.bias ? oc_stored(r, c.bias, 1, c.out, OC_RANDOM) : NULL;
+    oc_buf *y = c.d.add ? oc_inout(r, SQ_DTYPE_F32, c.n, c.out, OC_RANDOM)
+                        : oc_out(r, c.y_type, c.n, c.out);
+    if (c.nan) oc_values(x)[c.nan * c.in + c.in / 3] = NAN;
+    if (c.inf) oc_values(x)[c.inf * c.in + c.in - 1] = INFINITY;
+    if (c.nan_column) oc_put(&w->host, (int64_t)c.nan_column * c.in + c.in / 2, NAN);
     oc_upload(r);
+    linear_scale(r, y, x, w, &c);
+    if (c.bias || c.d.act) product_slack(r, y, x, w, c.d.act ? 1.3 : 1);
     sq_tensor bias = b ? oc_vector(&b->dev) : oc_none(),
               host_bias = b ? oc_vector(&b->host) : oc_none();
-    r->ops.linear(r->be, &y->dev, &x->dev, &w->dev, b ? &bias : NULL, &c->d);
-    r->ref.linear(r->ref_be, &y->want, &x->host, &w->host, &host_bias, &c->d);
+    r->ops.linear(r->be, &y->dev, &x->dev, &w->dev, b ? &bias : NULL, &c.d);
+    r->ref.linear(r->ref_be, &y->want, &x->host, &w->host, &host_bias, &c.d);
     float *rounded = NULL;
-    if (r->bf16 && (c->raw || c->type == SQ_DTYPE_Q8_0))
-        rounded = rounded_result(r, c, y, x, w, &host_bias);
+    bool rounds = c.raw || (r->bf16 && c.type == SQ_DTYPE_Q8_0);
+    if (rounds && (r->bf16 || c.x_type != r->act))
+        rounded = rounded_result(r, &c, y, x, w, &host_bias);
     oc_end_either(r, y, rounded);
     free(rounded);
 }
@@ -114,7 +141,8 @@ enum { N_FILL = sizeof fills / sizeof *fills };
 
 static void check_sizes(oc_run *r)
 {
-    static const int n[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17, 24, 25, 63, 65, 145};
+    static const int n[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,   12,
+                            13, 16, 17, 24, 25, 63, 65, 84, 129, 145};
     static const int in[] = {1, 2, 3, 7, 8, 15, 17, 31, 32, 33, 63, 65, 100, 256, 257, 288, 577};
     static const int out[] = {1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 63, 65, 130};
     for (size_t a = 0; a < sizeof n / sizeof *n; a++)
@@ -130,25 +158,32 @@ static void check_sizes(oc_run *r)
                 if (!c.d.add && c.fill != OC_HUGE) c.d.act = (sq_act)(v / 4 % 5);
                 c.bias = (sq_dtype)(v / 2 % 4);
                 c.raw = v % 3 == 0;
-                run_case(r, &c);
+                c.x_type = v % 7 == 3 ? SQ_DTYPE_F32 : SQ_DTYPE_NONE;
+                c.y_type = v % 5 == 1 ? SQ_DTYPE_F32 : SQ_DTYPE_NONE;
+                run_case(r, c);
             }
 }
 
 static void check_non_finite(oc_run *r)
 {
-    static const int n[] = {3, 9, 30, 145};
+    static const int n[] = {1, 3, 9, 30, 145};
     for (int t = SQ_DTYPE_F32; t <= SQ_DTYPE_Q8_0; t++)
-        for (int a = 0; a < 4; a++) {
-            linear_case c = {
-                .n = n[a], .in = 96, .out = 67, .type = (sq_dtype)t, .nan = 1, .inf = 2};
-            run_case(r, &c);
-            c.nan = n[a] - 1;
+        for (int a = 0; a < 5; a++) {
+            int last = n[a] - 1;
+            linear_case c = {.n = n[a], .in = 96, .out = 67, .type = (sq_dtype)t};
+            c.nan = last ? 1 : 0;
+            c.inf = last > 1 ? 2 : 0;
+            run_case(r, c);
+            c.nan = last;
             c.inf = 0;
             c.d.add = true;
-            run_case(r, &c);
+            run_case(r, c);
             c = (linear_case){
                 .n = n[a], .in = 65, .out = 67, .type = (sq_dtype)t, .nan_column = 33};
-            if (t != SQ_DTYPE_Q8_0) run_case(r, &c);
+            if (t == SQ_DTYPE_Q8_0) continue;
+            run_case(r, c);
+            c.in = 128; /* whole vectors too */
+            run_case(r, c);
         }
 }
 
@@ -162,8 +197,135 @@ void oc_check_linear(oc_run *r)
         {1, 5504, 2048, SQ_DTYPE_Q8_0, SQ_DTYPE_NONE, {SQ_ACT_NONE, true}, OC_RANDOM},
         {3, 2048, 5504, SQ_DTYPE_F16, SQ_DTYPE_NONE, {SQ_ACT_NONE, false}, OC_WIDE, true},
     };
+    static const int n[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 84};
     check_non_finite(r);
     check_sizes(r);
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
-        run_case(r, &large[i]);
+        run_case(r, large[i]);
+    for (size_t i = 0; r->be->resident && i < sizeof n / sizeof *n; i++) {
+        linear_case c = {.n = n[i], .in = 4096, .out = i == 9 ? 4096 : 1100, .bias = SQ_DTYPE_F32};
+        run_case(r, c);
+        c.in = 11008; /* the longest sums of a 7B decoder */
+        c.out = 260;
+        c.bias = SQ_DTYPE_NONE;
+        c.d.add = true;
+        run_case(r, c);
+    }
+}
+
+/* ---- several products of one input ---- */
+
+enum { MANY = 3 };
+
+static void many_run(oc_run *r, int n, int in, const int *out, int count, int v)
+{
+    sq_dtype t = oc_weight_type(r, (sq_dtype)(SQ_DTYPE_F32 + v % 4));
+    if (t == SQ_DTYPE_Q8_0) in = (in + 31) / 32 * 32;
+    if (!oc_begin(r, "linear_many", "%d of %dx%dx%d,%d,%d %s biases %d", count, n, in, out[0],
+                  out[1], out[2], dtype_name(t), v % 8))
+        return;
+    oc_buf *y[MANY], *w[MANY], *b[MANY];
+    sq_tensor bias[MANY], host_bias[MANY], *yd[MANY], *yw[MANY];
+    const sq_tensor *wd[MANY], *wh[MANY], *bd[MANY], *bh[MANY];
+    r->fill_type = operand_type(r);
+    oc_buf *x = oc_in(r, oc_act_or_f32(r, v), n, in, OC_RANDOM);
+    for (int i = 0; i < count; i++)
+        w[i] = oc_stored(r, t, out[i], in, OC_RANDOM);
+    r->fill_type = SQ_DTYPE_NONE;
+    for (int i = 0; i < count; i++) {
+        b[i] =
+            v >> i & 1 ? oc_stored(r, oc_vector_type(r, SQ_DTYPE_F16), 1, out[i], OC_RANDOM) : NULL;
+        y[i] = oc_out(r, v % 5 == 4 ? SQ_DTYPE_F32 : r->act, n, out[i]);
+        bias[i] = b[i] ? oc_vector(&b[i]->dev) : oc_none();
+        host_bias[i] = b[i] ? oc_vector(&b[i]->host) : oc_none();
+        yd[i] = &y[i]->dev, wd[i] = &w[i]->dev, bd[i] = b[i] || i % 2 ? &bias[i] : NULL;
+        yw[i] = &y[i]->want, wh[i] = &w[i]->host, bh[i] = &host_bias[i];
+    }
+    if (v % 3 == 0 && n > 1) oc_values(x)[in + in / 2] = NAN;
+    oc_upload(r);
+    for (int i = 0; i < count; i++) {
+        product_scale(oc_scale(y[i]), x, w[i], 2);
+        if (b[i]) product_slack(r, y[i], x, w[i], 1);
+    }
+    r->ops.linear_many(r->be, yd, &x->dev, wd, bd, count);
+    r->ref.linear_many(r->ref_be, yw, &x->host, wh, bh, count);
+    oc_end(r);
+}
+
+void oc_check_linear_many(oc_run *r)
+{
+    static const int n[] = {1, 2, 3, 5, 7, 8, 9, 17, 84, 129}, in[] = {1, 8, 33, 64, 160, 257};
+    static const int out[][MANY] = {{1, 1, 1},   {16, 16, 16}, {64, 8, 8},   {33, 7, 17},
+                                    {128, 1, 1}, {5, 130, 64}, {256, 64, 64}};
+    int v = 0;
+    for (size_t a = 0; a < sizeof n / sizeof *n; a++)
+        for (size_t b = 0; b < sizeof in / sizeof *in; b++)
+            for (size_t o = 0; o < sizeof out / sizeof *out; o++, v++)
+                many_run(r, n[a], in[b], out[o], 1 + v % MANY, v / 3);
+    static const int qkv[] = {1024, 256, 256};
+    many_run(r, 1, 1024, qkv, 3, 1);
+    many_run(r, 84, 1024, qkv, 3, 3);
+    many_run(r, 577, 1024, qkv, 3, 7);
+}
+
+/* Errors of g and u, their own products' and their rounding in scratch, on silu(g) u. */
+static void gated_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *gate,
+                        const oc_buf *up, const oc_buf *scratch)
+{
+    int64_t count = tensor_count(&y->host);
+    const float *g = scratch->want.data, *u = g + count;
+    double *scale = oc_scale(y), *slack = oc_slack(y);
+    double *gs = oc_alloc((size_t)count * sizeof *gs), *us = oc_alloc((size_t)count * sizeof *us);
+    product_scale(gs, x, gate, 0);
+    product_scale(us, x, up, 0);
+    for (int64_t i = 0; i < count; i++) {
+        double s = 1 / (1 + exp(-(double)g[i])), silu = (double)g[i] * s;
+        double slope = fabs(s * (1 + (double)g[i] * (1 - s)));
+        double from_g = slope * fabs((double)u[i]), from_u = fabs(silu);
+        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) from_g = from_u = 0;
+        scale[i] = from_g * gs[i] + from_u * us[i] + 10 * fabs(silu * (double)u[i]);
+        double dg = r->unit * fabs((double)g[i]) + oc_least(r->act); /* their rounding */
+        double du = r->unit * fabs((double)u[i]) + oc_least(r->act);
+        slack[i] = from_g * dg * exp(dg) + from_u * du;
+        if (g[i] < -85) slack[i] += 1e-29 * (1 + fabs((double)u[i])); /* as silu_mul: exp's range */
+        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) scale[i] = slack[i] = 0;
+    }
+    free(gs);
+    free(us);
+}
+
+static void gated_run(oc_run *r, int n, int in, int out, int v)
+{
+    static const oc_fill fill[] = {OC_RANDOM, OC_WIDE, OC_TIES, OC_RANDOM, OC_ZERO};
+    sq_dtype t = oc_weight_type(r, (sq_dtype)(SQ_DTYPE_F32 + v % 4));
+    if (t == SQ_DTYPE_Q8_0) in = (in + 31) / 32 * 32;
+    if (!oc_begin(r, "linear_gated", "%dx%dx%d %s fill %s", n, in, out, dtype_name(t),
+                  oc_fill_name(fill[v % 5])))
+        return;
+    r->fill_type = operand_type(r);
+    oc_buf *x = oc_in(r, r->act, n, in, fill[v % 5]);
+    oc_buf *gate = oc_stored(r, t, out, in, OC_RANDOM), *up = oc_stored(r, t, out, in, OC_RANDOM);
+    r->fill_type = SQ_DTYPE_NONE;
+    oc_buf *scratch = oc_spent(r, r->act, 2 * n, out, OC_RANDOM);
+    oc_buf *y = oc_out(r, v % 5 == 3 ? SQ_DTYPE_F32 : r->act, n, out);
+    if (v % 4 == 0 && n > 1) oc_values(x)[(n - 1) * in + in / 2] = NAN;
+    if (v % 7 == 0 && t != SQ_DTYPE_Q8_0) oc_put(&up->host, (int64_t)out / 2 * in, NAN);
+    oc_upload(r);
+    r->ops.linear_gated(r->be, &y->dev, &x->dev, &gate->dev, &up->dev, &scratch->dev);
+    r->ref.linear_gated(r->ref_be, &y->want, &x->host, &gate->host, &up->host, &scratch->want);
+    gated_scale(r, y, x, gate, up, scratch);
+    oc_end(r);
+}
+
+void oc_check_linear_gated(oc_run *r)
+{
+    static const int n[] = {1, 2, 3, 4, 5, 7, 8, 9, 17, 84, 129}, in[] = {1, 8, 33, 64, 160, 257};
+    static const int out[] = {1, 3, 8, 16, 33, 64, 130};
+    int v = 0;
+    for (size_t a = 0; a < sizeof n / sizeof *n; a++)
+        for (size_t b = 0; b < sizeof in / sizeof *in; b++)
+            for (size_t o = 0; o < sizeof out / sizeof *out; o++, v++)
+                gated_run(r, n[a], in[b], out[o], v);
+    gated_run(r, 1, 2048, 1100, 0);
+    gated_run(r, 84, 1024, 515, 3);
 }

@@ -17,6 +17,7 @@ typedef struct norm_case {
     float eps;
     bool in_place, layer; /* layer: layer_norm, else rms_norm */
     int nan;              /* row with a NaN, 0: none */
+    sq_dtype y_type;
 } norm_case;
 
 /* Errors of mean and variance scale the row: |w| (|x| + mean|x|) / sigma + |b|. */
@@ -24,9 +25,9 @@ static void layer_scale(oc_buf *y, const oc_buf *x, const oc_buf *w, const oc_bu
                         const norm_case *c)
 {
     double *scale = oc_scale(y);
-    float wf[2048], bf[2048];
-    convert_to_f32(wf, w->host.data, c->w_type, c->dim);
-    convert_to_f32(bf, b->host.data, c->b_type, c->dim);
+    float wf[8192], bf[8192];
+    convert_to_f32(wf, w->host.data, w->host.dtype, c->dim);
+    convert_to_f32(bf, b->host.data, b->host.dtype, c->dim);
     for (int i = 0; i < c->rows; i++) {
         const float *row = oc_values(x) + (size_t)i * (size_t)c->dim;
         double mean = 0, size = 0, var = 0;
@@ -45,15 +46,17 @@ static void layer_scale(oc_buf *y, const oc_buf *x, const oc_buf *w, const oc_bu
 
 static void norm_run(oc_run *r, const norm_case *c)
 {
-    if (!oc_begin(r, c->layer ? "layer_norm" : "rms_norm", "%dx%d %s eps %g fill %s%s%s", c->rows,
-                  c->dim, dtype_name(c->w_type), (double)c->eps, oc_fill_name(c->fill),
-                  c->in_place ? " in place" : "", c->nan ? " NaN" : ""))
+    sq_dtype w_type = oc_vector_type(r, c->w_type), b_type = oc_vector_type(r, c->b_type);
+    sq_dtype y_type = c->y_type ? c->y_type : r->act;
+    if (!oc_begin(r, c->layer ? "layer_norm" : "rms_norm", "%dx%d %s eps %g fill %s y %s%s%s",
+                  c->rows, c->dim, dtype_name(w_type), (double)c->eps, oc_fill_name(c->fill),
+                  dtype_name(y_type), c->in_place ? " in place" : "", c->nan ? " NaN" : ""))
         return;
     oc_buf *x = c->in_place ? oc_inout(r, SQ_DTYPE_F32, c->rows, c->dim, c->fill)
                             : oc_in(r, SQ_DTYPE_F32, c->rows, c->dim, c->fill);
-    oc_buf *w = oc_stored(r, c->w_type, 1, c->dim, OC_RANDOM);
-    oc_buf *b = oc_stored(r, c->b_type, 1, c->dim, OC_RANDOM);
-    oc_buf *y = c->in_place ? x : oc_out(r, c->rows, c->dim);
+    oc_buf *w = oc_stored(r, w_type, 1, c->dim, OC_RANDOM);
+    oc_buf *b = oc_stored(r, b_type, 1, c->dim, OC_RANDOM);
+    oc_buf *y = c->in_place ? x : oc_out(r, y_type, c->rows, c->dim);
     if (c->nan) oc_values(x)[(size_t)c->nan * (size_t)c->dim + (size_t)c->dim / 2] = NAN;
     if (c->layer) layer_scale(y, x, w, b, c);
     oc_upload(r);
@@ -82,10 +85,17 @@ static void norm_cases(oc_run *r, bool layer)
                 c.w_type = (sq_dtype)(SQ_DTYPE_F32 + v % 3);
                 c.b_type = (sq_dtype)(SQ_DTYPE_F32 + v / 3 % 3);
                 c.eps = norm_eps[v % 5 % 3];
-                c.in_place = v % 2;
+                c.in_place = r->unit > 0 ? v % 5 == 0 : v % 2;
+                c.y_type = v % 5 == 1 ? SQ_DTYPE_F32 : r->act;
                 c.nan = c.rows > 2 && v % 4 == 0 ? 1 + v % (c.rows - 1) : 0;
                 norm_run(r, &c);
             }
+    static const int decoder[][2] = {{1, 4096}, {5, 4096}, {84, 4096}, {2, 5120}};
+    for (int i = 0; i < 4; i++) {
+        norm_case c = {.rows = decoder[i][0], .dim = decoder[i][1], .layer = layer, .eps = 1e-5f};
+        c.w_type = c.b_type = SQ_DTYPE_F32;
+        norm_run(r, &c);
+    }
     norm_case large = {577, 1024, OC_RANDOM, SQ_DTYPE_F16, SQ_DTYPE_F32, 1e-5f, false, layer, 0};
     norm_run(r, &large);
     large = (norm_case){631, 2047, OC_WIDE, SQ_DTYPE_F32, SQ_DTYPE_F16, 1e-6f, true, layer, 630};
@@ -123,12 +133,12 @@ static void fill_range(oc_run *r, float *x, int n, int kind)
 
 static void activate_run(oc_run *r, int n, sq_act act, int kind, bool in_place)
 {
-    if (!oc_begin(r, "activate", "act %d n %d kind %d%s", act, n, kind,
-                  in_place ? " in place" : ""))
+    sq_dtype t = oc_act_or_f32(r, n + kind), ty = oc_act_or_f32(r, n + 2 * kind + (int)act);
+    if (!oc_begin(r, "activate", "act %d n %d kind %d %s to %s%s", act, n, kind, dtype_name(t),
+                  dtype_name(in_place ? t : ty), in_place ? " in place" : ""))
         return;
-    oc_buf *x =
-        in_place ? oc_inout(r, SQ_DTYPE_F32, 1, n, OC_ZERO) : oc_in(r, SQ_DTYPE_F32, 1, n, OC_ZERO);
-    oc_buf *y = in_place ? x : oc_out(r, 1, n);
+    oc_buf *x = in_place ? oc_inout(r, t, 1, n, OC_ZERO) : oc_in(r, t, 1, n, OC_ZERO);
+    oc_buf *y = in_place ? x : oc_out(r, ty, 1, n);
     fill_range(r, oc_values(x), n, kind);
     oc_upload(r);
     r->ops.activate(r->be, &y->dev, &x->dev, act);
@@ -136,7 +146,7 @@ static void activate_run(oc_run *r, int n, sq_act act, int kind, bool in_place)
     double *scale = oc_scale(y);
     for (int i = 0; i < n; i++) {
         double v = (double)oc_values(x)[i], want = (double)((float *)y->want.data)[i];
-        scale[i] = act == SQ_ACT_NONE ? 0 : fabs(want) + fabs(v) / 3;
+        scale[i] = act == SQ_ACT_NONE ? OC_EXACT : fabs(want) + fabs(v) / 3;
         /* The logistic tail keeps its relative accuracy as long as exp stays in range. */
         if (act == SQ_ACT_SILU) scale[i] = fabs(want) + (v < -87 && v > -110 ? 1e-29 : 0);
     }
@@ -155,12 +165,12 @@ void oc_check_silu_mul(oc_run *r)
 {
     for (int v = 0; v < 3 * N_COUNT * 3; v++) {
         int n = counts[v / 9], kind = v % 3, alias = v / 3 % 3; /* 0: none, 1: y is gate, 2: up */
-        if (!oc_begin(r, "silu_mul", "n %d kind %d alias %d", n, kind, alias)) return;
-        oc_buf *g = alias == 1 ? oc_inout(r, SQ_DTYPE_F32, 1, n, OC_ZERO)
-                               : oc_in(r, SQ_DTYPE_F32, 1, n, OC_ZERO);
-        oc_buf *u = alias == 2 ? oc_inout(r, SQ_DTYPE_F32, 1, n, OC_WIDE)
-                               : oc_in(r, SQ_DTYPE_F32, 1, n, OC_WIDE);
-        oc_buf *y = alias == 1 ? g : alias == 2 ? u : oc_out(r, 1, n);
+        sq_dtype t = oc_act_or_f32(r, v % 7);
+        if (!oc_begin(r, "silu_mul", "n %d kind %d alias %d %s", n, kind, alias, dtype_name(t)))
+            return;
+        oc_buf *g = alias == 1 ? oc_inout(r, t, 1, n, OC_ZERO) : oc_in(r, t, 1, n, OC_ZERO);
+        oc_buf *u = alias == 2 ? oc_inout(r, t, 1, n, OC_WIDE) : oc_in(r, t, 1, n, OC_WIDE);
+        oc_buf *y = alias == 1 ? g : alias == 2 ? u : oc_out(r, t, 1, n);
         fill_range(r, oc_values(g), n, kind);
         if (kind == 2 && n > 7) oc_values(u)[7] = NAN;
         oc_upload(r);
@@ -177,18 +187,27 @@ void oc_check_silu_mul(oc_run *r)
     }
 }
 
+static void add_run(oc_run *r, int rows, int x_rows, int dim, oc_fill f, int v)
+{
+    if (!oc_begin(r, "add", "%dx%d, x has %d rows, fill %s", rows, dim, x_rows, oc_fill_name(f)))
+        return;
+    oc_buf *x = oc_in(r, SQ_DTYPE_F32, x_rows, dim, f);
+    oc_buf *y = oc_inout(r, SQ_DTYPE_F32, rows, dim, OC_WIDE);
+    if (f == OC_WIDE) oc_values(x)[x_rows * dim / 2] = v % 2 ? NAN : -INFINITY;
+    oc_upload(r);
+    r->ops.add(r->be, &y->dev, &x->dev);
+    r->ref.add(r->ref_be, &y->want, &x->host);
+    oc_end(r);
+}
+
 void oc_check_add(oc_run *r)
 {
     static const oc_fill fills[] = {OC_RANDOM, OC_WIDE, OC_TINY, OC_HUGE, OC_ZERO};
-    for (int v = 0; v < N_COUNT * 5; v++) {
-        int n = counts[v / 5];
-        oc_fill f = fills[v % 5];
-        if (!oc_begin(r, "add", "n %d fill %s", n, oc_fill_name(f))) return;
-        oc_buf *x = oc_in(r, SQ_DTYPE_F32, 1, n, f), *y = oc_inout(r, SQ_DTYPE_F32, 1, n, OC_WIDE);
-        if (v % 5 == 1) oc_values(x)[n / 2] = v % 2 ? NAN : -INFINITY;
-        oc_upload(r);
-        r->ops.add(r->be, &y->dev, &x->dev);
-        r->ref.add(r->ref_be, &y->want, &x->host);
-        oc_end(r);
-    }
+    for (int v = 0; v < N_COUNT * 5; v++)
+        add_run(r, 1, 1, counts[v / 5], fills[v % 5], v);
+    /* x again and again: position embeddings of several views, or one row for all */
+    static const int rows[][2] = {{2, 1}, {3, 1}, {4, 2}, {6, 3}, {1154, 577}, {65, 13}, {7, 7}};
+    static const int dim[] = {1, 3, 8, 16, 33, 64, 129, 1024};
+    for (int v = 0; v < 7 * 8; v++)
+        add_run(r, rows[v % 7][0], rows[v % 7][1], dim[v / 7], fills[v % 5], v);
 }

@@ -11,7 +11,8 @@ fail() {
 
 # forbid FOLDER PATTERN: no source in FOLDER may include a path that matches.
 forbid() {
-    hits=$(grep -rnE "^#include \"($2)" "$1" --include='*.c' --include='*.h') &&
+    hits=$(grep -rnE "^#include \"($2)" "$1" --include='*.c' --include='*.h' --include='*.cu' \
+        --include='*.cuh') &&
         fail "$1 must not include $2:
 $hits"
 }
@@ -26,7 +27,7 @@ forbid models '(prune|cli|squint)'
 forbid src/cli '(kernels|vision|llm|prune|models|squint_impl)'
 forbid samples '(kernels|vision|llm|prune|models|cli|core|squint_impl)'
 
-sources=$(find src kernels models tests samples -name '*.[ch]')
+sources=$(find src kernels models tests samples -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 for f in $sources; do
     lines=$(wc -l < "$f")
     [ "$lines" -le 800 ] || fail "$f: $lines lines, 800 at most"
@@ -40,7 +41,8 @@ double=$(echo "$sources" | sed 's|.*/||' | sort | uniq -d)
 
 # The library never prints, exits, aborts or reads the environment.
 hits=$(grep -rnE '[^a-z_](printf|puts|exit|abort|getenv|assert)\(' src/core src/vision src/llm src/prune \
-    src/squint*.c models kernels --include='*.c' | grep -vE 'static_assert')
+    src/squint*.c models kernels --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' |
+    grep -vE 'static_assert')
 [ -z "$hits" ] || fail "the library must not do this:
 $hits"
 

@@ -8,8 +8,14 @@
 
 static float kv_at(const sq_tensor *t, int64_t i)
 {
-    return t->dtype == SQ_DTYPE_F16 ? f16_to_f32(((const uint16_t *)t->data)[i])
-                                    : ((const float *)t->data)[i];
+    if (t->dtype == SQ_DTYPE_F16) return f16_to_f32(((const uint16_t *)t->data)[i]);
+    if (t->dtype == SQ_DTYPE_BF16) return bf16_to_f32(((const uint16_t *)t->data)[i]);
+    return ((const float *)t->data)[i];
+}
+
+static int sequences(const attn_desc *d)
+{
+    return d->n_seq > 1 ? d->n_seq : 1;
 }
 
 /* Keys [*lo, *hi) that query i may see. */
@@ -49,14 +55,9 @@ static void softmax(double *p, int n)
         p[j] /= sum;
 }
 
-void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
-              const sq_tensor *v, const attn_desc *d)
+static void attn_sequence(sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+                          const sq_tensor *v, const attn_desc *d, double *p)
 {
-    double *p = malloc((size_t)d->n_kv * sizeof *p);
-    if (!p) {
-        error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
-        return;
-    }
     for (int i = 0; i < d->n_q; i++)
         for (int h = 0; h < d->n_head; h++) {
             int hk = h / (d->n_head / d->n_head_kv);
@@ -72,7 +73,47 @@ void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tenso
                 o[c] = (float)sum;
             }
         }
+}
+
+void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+              const sq_tensor *v, const attn_desc *d)
+{
+    double *p = malloc((size_t)d->n_kv * sizeof *p);
+    if (!p) {
+        error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
+        return;
+    }
+    for (int64_t s = 0; s < sequences(d); s++) {
+        sq_tensor ys = tensor_rows(out, s * d->n_q, d->n_q);
+        sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
+        sq_tensor ks = tensor_rows(k, s * d->n_kv, d->n_kv);
+        sq_tensor vs = tensor_rows(v, s * d->n_kv, d->n_kv);
+        attn_sequence(&ys, &qs, &ks, &vs, d, p);
+    }
     free(p);
+}
+
+void attn_step_ref(sq_backend *be, sq_tensor *out, sq_tensor *q, sq_tensor *k, const sq_tensor *v,
+                   const kv_step *s, const rope_desc *r, const attn_desc *d)
+{
+    const int32_t *pos = s->pos->data, *len = s->len->data;
+    for (int i = 0; i < s->n_seq; i++) {
+        sq_tensor ys = tensor_rows(out, i, 1), qs = tensor_rows(q, i, 1);
+        sq_tensor ks = tensor_rows(k, i, 1), vs = tensor_rows(v, i, 1);
+        sq_tensor ck = *s->k[i], cv = *s->v[i];
+        sq_tensor p = tensor_1d((void *)(size_t)(pos + i), SQ_DTYPE_I32, 1);
+        be->ops.rope_append(be, &qs, &ks, &vs, &ck, &cv, len[i], &p, r);
+        attn_desc one = {.n_q = 1,
+                         .n_kv = len[i] + 1,
+                         .n_head = d->n_head,
+                         .n_head_kv = d->n_head_kv,
+                         .head_dim = d->head_dim,
+                         .causal = true,
+                         .q_pos0 = len[i],
+                         .window = d->window,
+                         .scale = d->scale};
+        be->ops.attn(be, &ys, &qs, &ck, &cv, &one);
+    }
 }
 
 void attn_rows_ref(sq_backend *be, sq_tensor *score, const sq_tensor *q, const sq_tensor *k,
@@ -83,28 +124,27 @@ void attn_rows_ref(sq_backend *be, sq_tensor *score, const sq_tensor *q, const s
         error_set(&be->err, SQ_E_NOMEM, "attn_rows: out of memory");
         return;
     }
-    for (int r = 0; r < n_row; r++)
-        for (int h = 0; h < d->n_head; h++) {
-            float *s = (float *)score->data + ((int64_t)r * d->n_head + h) * d->n_kv;
-            logits_of(p, q, k, row[r], h, d);
+    float *to = score->data;
+    for (int64_t s = 0; s < sequences(d); s++) {
+        sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
+        sq_tensor ks = tensor_rows(k, s * d->n_kv, d->n_kv);
+        for (int v = 0; v < n_row * d->n_head; v++) {
+            logits_of(p, &qs, &ks, row[v / d->n_head], v % d->n_head, d);
             if (!logits) softmax(p, d->n_kv);
             for (int j = 0; j < d->n_kv; j++)
-                s[j] = (float)p[j];
+                *to++ = (float)p[j];
         }
+    }
     free(p);
 }
 
-void attn_means_ref(sq_backend *be, sq_tensor *received, sq_tensor *given, const sq_tensor *q,
-                    const sq_tensor *k, int first, bool logits, const attn_desc *d)
+/* col[n] is scratch. */
+static void means_sequence(float *received, float *given, const sq_tensor *q, const sq_tensor *k,
+                           int first, bool logits, const attn_desc *d, double *p, double *col)
 {
     int n = d->n_kv, m = n - first;
-    double *p = malloc((size_t)n * sizeof *p), *col = calloc((size_t)n, sizeof *col);
-    if (!p || !col) {
-        free(p);
-        free(col);
-        error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
-        return;
-    }
+    for (int j = 0; j < n; j++)
+        col[j] = 0;
     for (int i = first; i < n; i++) {
         double row = 0;
         for (int h = 0; h < d->n_head; h++) {
@@ -115,10 +155,25 @@ void attn_means_ref(sq_backend *be, sq_tensor *received, sq_tensor *given, const
                 row += p[j];
             }
         }
-        ((float *)given->data)[i - first] = (float)(row / d->n_head / m);
+        given[i - first] = (float)(row / d->n_head / m);
     }
     for (int j = first; j < n; j++)
-        ((float *)received->data)[j - first] = (float)(col[j] / d->n_head / m);
+        received[j - first] = (float)(col[j] / d->n_head / m);
+}
+
+void attn_means_ref(sq_backend *be, sq_tensor *received, sq_tensor *given, const sq_tensor *q,
+                    const sq_tensor *k, int first, bool logits, const attn_desc *d)
+{
+    int n = d->n_kv, m = n - first;
+    double *p = malloc((size_t)n * 2 * sizeof *p);
+    if (!p) {
+        error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
+        return;
+    }
+    for (int64_t s = 0; s < sequences(d); s++) {
+        sq_tensor qs = tensor_rows(q, s * n, n), ks = tensor_rows(k, s * n, n);
+        means_sequence((float *)received->data + s * m, (float *)given->data + s * m, &qs, &ks,
+                       first, logits, d, p, p + n);
+    }
     free(p);
-    free(col);
 }

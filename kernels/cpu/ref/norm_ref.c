@@ -82,15 +82,18 @@ void ops_init_ref(sq_ops *ops)
     *ops = (sq_ops){.patchify = patchify_ref,
                     .embed = embed_ref,
                     .linear = linear_ref,
+                    .linear_many = linear_many_ref,
+                    .linear_gated = linear_gated_ref,
                     .layer_norm = layer_norm_ref,
                     .rms_norm = rms_norm_ref,
-                    .rope = rope_ref,
-                    .kv_append = kv_append_ref,
+                    .rope_append = rope_append_ref,
                     .attn = attn_ref,
+                    .attn_step = attn_step_ref,
                     .attn_rows = attn_rows_ref,
                     .attn_means = attn_means_ref,
                     .silu_mul = silu_mul_ref,
                     .activate = activate_ref,
                     .add = add_ref,
-                    .select_rows = select_rows_ref};
+                    .select_rows = select_rows_ref,
+                    .argmax = argmax_ref};
 }

@@ -58,9 +58,15 @@ static void attn_product(int m, int n, int k, const float *a, int64_t lda, const
             attn_tile(k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc, load);
 }
 
+/* Bytes of one value of q, k or v. */
+LV_INLINE size_t kv_item(sq_dtype t)
+{
+    return t == SQ_DTYPE_F32 ? 4 : 2;
+}
+
 static const unsigned char *kv_row(const sq_tensor *t, const attn_desc *d, int j, int head)
 {
-    size_t item = t->dtype == SQ_DTYPE_F16 ? 2 : 4;
+    size_t item = kv_item(t->dtype);
     int64_t at = ((int64_t)j * d->n_head_kv + head) * d->head_dim;
     return (const unsigned char *)t->data + (size_t)at * item;
 }
@@ -69,7 +75,7 @@ static const unsigned char *kv_row(const sq_tensor *t, const attn_desc *d, int j
 static void pack_keys(const attn_task *t, int head, int first, int n)
 {
     int hd = t->d->head_dim;
-    size_t item = t->k->dtype == SQ_DTYPE_F16 ? 2 : 4;
+    size_t item = kv_item(t->k->dtype);
     for (int j = 0; j < ATTN_KB; j += 8) {
         if (j >= n) {
             for (int c = 0; c < hd; c++)
@@ -98,7 +104,7 @@ static bool pack_values(const attn_task *t, int head, int first, int n)
 {
     int hd = t->d->head_dim;
     __m256 zero = _mm256_setzero_ps(), rest = zero; /* 0 * v: NaN unless v is finite */
-    size_t item = t->v->dtype == SQ_DTYPE_F16 ? 2 : 4;
+    size_t item = kv_item(t->v->dtype);
     for (int j = 0; j < n; j++) {
         const unsigned char *row = kv_row(t->v, t->d, first + j, head);
         for (int c = 0; c < hd; c += 8) {
@@ -226,7 +232,7 @@ static void attn_block(attn_task *t, int head, int first, int n)
 
 LV_INLINE float dot_row(const float *q, const unsigned char *k, sq_dtype type, int hd)
 {
-    size_t item = type == SQ_DTYPE_F16 ? 2 : 4;
+    size_t item = kv_item(type);
     __m256 s = _mm256_setzero_ps();
     for (int c = 0; c < hd; c += 8)
         s = _mm256_fmadd_ps(_mm256_loadu_ps(q + c), l8_load(k + (size_t)c * item, type), s);
@@ -253,7 +259,7 @@ static void attn_few(sq_tensor *out, const sq_tensor *q, const sq_tensor *k, con
                      const attn_desc *d, int i, int head, float *p)
 {
     int lo, hi, hd = d->head_dim, kv_head = head / (d->n_head / d->n_head_kv);
-    size_t item = v->dtype == SQ_DTYPE_F16 ? 2 : 4;
+    size_t item = kv_item(v->dtype);
     float *o = (float *)out->data + ((int64_t)i * d->n_head + head) * hd;
     attn_visible(d, i, &lo, &hi);
     int n = score_query(p, q, k, d, i, head, lo, hi);
@@ -292,8 +298,8 @@ static float *task_open(attn_task *t)
     return mem;
 }
 
-static void attn_body(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
-                      const sq_tensor *v, const attn_desc *d)
+static void attn_sequence(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+                          const sq_tensor *v, const attn_desc *d)
 {
     bool few = d->n_q <= ATTN_FEW, failed = false;
     int n_block = few ? d->n_q : (d->n_q + ATTN_QB - 1) / ATTN_QB, n_task = n_block * d->n_head;
@@ -320,8 +326,25 @@ static void attn_body(sq_backend *be, sq_tensor *out, const sq_tensor *q, const 
     if (failed) error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
 }
 
-static void attn_rows_body(sq_backend *be, sq_tensor *score, const sq_tensor *q, const sq_tensor *k,
-                           const int32_t *row, int n_row, bool logits, const attn_desc *d)
+static int n_sequences(const attn_desc *d)
+{
+    return d->n_seq > 1 ? d->n_seq : 1;
+}
+
+static void attn_body(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+                      const sq_tensor *v, const attn_desc *d)
+{
+    for (int64_t s = 0; s < n_sequences(d); s++) {
+        sq_tensor ys = tensor_rows(out, s * d->n_q, d->n_q);
+        sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
+        sq_tensor ks = tensor_rows(k, s * d->n_kv, d->n_kv);
+        sq_tensor vs = tensor_rows(v, s * d->n_kv, d->n_kv);
+        attn_sequence(be, &ys, &qs, &ks, &vs, d);
+    }
+}
+
+static void rows_sequence(sq_backend *be, float *score, const sq_tensor *q, const sq_tensor *k,
+                          const int32_t *row, int n_row, bool logits, const attn_desc *d)
 {
     bool failed = false;
     int n_task = n_row * d->n_head;
@@ -333,7 +356,7 @@ static void attn_rows_body(sq_backend *be, sq_tensor *score, const sq_tensor *q,
         if (!p) failed = true;
 #pragma omp for
         for (int i = 0; i < n_task; i++) {
-            float *out = (float *)score->data + (int64_t)i * d->n_kv;
+            float *out = score + (int64_t)i * d->n_kv;
             int lo, hi;
             if (!p) continue;
             attn_visible(d, row[i / d->n_head], &lo, &hi);
@@ -345,6 +368,17 @@ static void attn_rows_body(sq_backend *be, sq_tensor *score, const sq_tensor *q,
         free(p);
     }
     if (failed) error_set(&be->err, SQ_E_NOMEM, "attn_rows: out of memory");
+}
+
+static void attn_rows_body(sq_backend *be, sq_tensor *score, const sq_tensor *q, const sq_tensor *k,
+                           const int32_t *row, int n_row, bool logits, const attn_desc *d)
+{
+    for (int64_t s = 0; s < n_sequences(d); s++) {
+        sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
+        sq_tensor ks = tensor_rows(k, s * d->n_kv, d->n_kv);
+        rows_sequence(be, (float *)score->data + s * n_row * d->n_head * d->n_kv, &qs, &ks, row,
+                      n_row, logits, d);
+    }
 }
 
 /* Softmax (or logits) of a block of queries of one head, whole rows, added to its column sums and
@@ -379,9 +413,8 @@ static void means_block(attn_task *t, int head, int block, int n, int n_pad, int
 
 /* Blocks of queries in parallel; their column sums are added in block order, so that the result
  * does not depend on the number of threads. */
-static void attn_means_body(sq_backend *be, sq_tensor *received, sq_tensor *given,
-                            const sq_tensor *q, const sq_tensor *k, int first, bool logits,
-                            const attn_desc *d)
+static void means_sequence(sq_backend *be, float *received, float *given, const sq_tensor *q,
+                           const sq_tensor *k, int first, bool logits, const attn_desc *d)
 {
     int n = d->n_kv, m = n - first, n_block = (n + ATTN_QB - 1) / ATTN_QB;
     int n_pad = (n + ATTN_KB - 1) / ATTN_KB * ATTN_KB;
@@ -409,10 +442,22 @@ static void attn_means_body(sq_backend *be, sq_tensor *received, sq_tensor *give
         double sum = 0;
         for (int b = 0; b < n_block; b++)
             sum += col[(int64_t)b * m + j];
-        ((float *)received->data)[j] = (float)(sum / d->n_head / m);
-        ((float *)given->data)[j] = (float)(row[j] / d->n_head / m);
+        received[j] = (float)(sum / d->n_head / m);
+        given[j] = (float)(row[j] / d->n_head / m);
     }
     free(col);
     free(row);
     if (failed) error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
+}
+
+static void attn_means_body(sq_backend *be, sq_tensor *received, sq_tensor *given,
+                            const sq_tensor *q, const sq_tensor *k, int first, bool logits,
+                            const attn_desc *d)
+{
+    int n = d->n_kv, m = n - first;
+    for (int64_t s = 0; s < n_sequences(d); s++) {
+        sq_tensor qs = tensor_rows(q, s * n, n), ks = tensor_rows(k, s * n, n);
+        means_sequence(be, (float *)received->data + s * m, (float *)given->data + s * m, &qs, &ks,
+                       first, logits, d);
+    }
 }

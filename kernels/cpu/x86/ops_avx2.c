@@ -7,8 +7,7 @@ void ops_init_avx2(sq_ops *ops)
     ops->embed = embed_body;
     ops->layer_norm = layer_norm_body;
     ops->rms_norm = rms_norm_body;
-    ops->rope = rope_body;
-    ops->kv_append = kv_append_body;
+    ops->rope_append = rope_append_body;
     ops->silu_mul = silu_mul_body;
     ops->activate = activate_body;
     ops->add = add_body;

@@ -155,21 +155,29 @@ static void silu_mul_body(sq_backend *be, sq_tensor *y, const sq_tensor *gate, c
 
 static void add_body(sq_backend *be, sq_tensor *y, const sq_tensor *x)
 {
-    int64_t n = tensor_count(x);
+    int64_t n = tensor_count(y), period = tensor_count(x), dim = y->shape[y->rank - 1];
     float *to = y->data;
     const float *from = x->data;
+    if (n == period) {
 #pragma omp parallel for num_threads(threads_for(be, n))
-    for (int64_t i = 0; i < n; i++)
-        to[i] += from[i];
+        for (int64_t i = 0; i < n; i++)
+            to[i] += from[i];
+        return;
+    }
+#pragma omp parallel for num_threads(threads_for(be, n))
+    for (int64_t r = 0; r < n; r += dim)
+        for (int64_t i = 0; i < dim; i++)
+            to[r + i] += from[r % period + i];
 }
 
 /* ---- rope ---- */
 
 /* Cosine and sine of one position, shared by its heads. */
-static void rope_row(float *v, const rope_desc *d, const float *cosine, const float *sine)
+static void rope_row(float *v, int n_head, const rope_desc *d, const float *cosine,
+                     const float *sine)
 {
     int half = d->head_dim / 2;
-    for (int h = 0; h < d->n_head; h++, v += d->head_dim)
+    for (int h = 0; h < n_head; h++, v += d->head_dim)
         for (int c = 0; c < half; c++) {
             float *a = v + (d->interleaved ? 2 * c : c);
             float *b = v + (d->interleaved ? 2 * c + 1 : c + half);
@@ -179,10 +187,11 @@ static void rope_row(float *v, const rope_desc *d, const float *cosine, const fl
         }
 }
 
-static void rope_body(sq_backend *be, sq_tensor *x, const int32_t *pos, const rope_desc *d)
+static void rope_rows(sq_backend *be, sq_tensor *x, int n_head, const int32_t *pos,
+                      const rope_desc *d)
 {
     enum { HALF_MAX = 256 };
-    int64_t rows = x->shape[0], dim = (int64_t)d->n_head * d->head_dim;
+    int64_t rows = x->shape[0], dim = (int64_t)n_head * d->head_dim;
     int half = d->head_dim / 2;
     if (half > HALF_MAX) {
         error_set(&be->err, SQ_E_LIMIT, "rope: head_dim %d is over %d", d->head_dim, 2 * HALF_MAX);
@@ -196,8 +205,48 @@ static void rope_body(sq_backend *be, sq_tensor *x, const int32_t *pos, const ro
             cosine[c] = cosf(angle) * d->mscale;
             sine[c] = sinf(angle) * d->mscale;
         }
-        rope_row((float *)x->data + r * dim, d, cosine, sine);
+        rope_row((float *)x->data + r * dim, n_head, d, cosine, sine);
     }
+}
+
+/* f32 to bf16, nearest even, as f32_to_bf16 does it: NaN stays NaN. */
+LV_INLINE __m128i to_bf16(__m256 x)
+{
+    __m256i u = _mm256_castps_si256(x), high = _mm256_srli_epi32(u, 16);
+    __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    __m256i v = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+static void cache_rows(sq_tensor *cache, const sq_tensor *x, int at)
+{
+    int64_t n = x->shape[0] * x->shape[1], i = 0;
+    unsigned char *to =
+        (unsigned char *)cache->data + (size_t)at * dtype_row_bytes(cache->dtype, cache->shape[1]);
+    const float *from = x->data;
+    if (cache->dtype == SQ_DTYPE_F16)
+        for (; i + 8 <= n; i += 8)
+            _mm_storeu_si128((__m128i *)(void *)(to + i * 2),
+                             _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+    if (cache->dtype == SQ_DTYPE_BF16)
+        for (; i + 8 <= n; i += 8)
+            _mm_storeu_si128((__m128i *)(void *)(to + i * 2), to_bf16(_mm256_loadu_ps(from + i)));
+    if (i < n)
+        convert_from_f32(to + dtype_row_bytes(cache->dtype, i), cache->dtype, from + i, n - i);
+}
+
+static void rope_append_body(sq_backend *be, sq_tensor *q, sq_tensor *k, const sq_tensor *v,
+                             sq_tensor *cache_k, sq_tensor *cache_v, int at, const sq_tensor *pos,
+                             const rope_desc *d)
+{
+    const int32_t *p = pos->data;
+    rope_rows(be, q, d->n_head, p + k->shape[0] - q->shape[0], d);
+    rope_rows(be, k, d->n_head_kv, p, d);
+    cache_rows(cache_k, k, at);
+    cache_rows(cache_v, v, at);
 }
 
 /* ---- rows ---- */
@@ -219,13 +268,14 @@ static void q8_0_span(float *to, const unsigned char *block, int64_t n)
                      lv_mul(lv_set1(lv_scale(block)), lv_load(block + 2 + v, SQ_DTYPE_Q8_0)));
 }
 
-static void embed_body(sq_backend *be, sq_tensor *y, const sq_tensor *w, const int32_t *ids, int n)
+static void embed_body(sq_backend *be, sq_tensor *y, const sq_tensor *w, const sq_tensor *ids)
 {
-    int64_t dim = w->shape[1];
+    int64_t dim = w->shape[1], n = ids->shape[0];
+    const int32_t *id = ids->data;
     size_t row = dtype_row_bytes(w->dtype, dim);
 #pragma omp parallel for num_threads(threads_for(be, n * dim))
-    for (int i = 0; i < n; i++) {
-        const unsigned char *from = (const unsigned char *)w->data + (size_t)ids[i] * row;
+    for (int64_t i = 0; i < n; i++) {
+        const unsigned char *from = (const unsigned char *)w->data + (size_t)id[i] * row;
         float *to = (float *)y->data + i * dim;
         if (w->dtype == SQ_DTYPE_F16)
             to_f32_span(to, from, SQ_DTYPE_F16, dim);
@@ -236,22 +286,6 @@ static void embed_body(sq_backend *be, sq_tensor *y, const sq_tensor *w, const i
         else
             convert_to_f32(to, from, w->dtype, dim);
     }
-}
-
-static void kv_append_body(sq_backend *be, sq_tensor *cache, const sq_tensor *x, int at)
-{
-    (void)be;
-    int64_t n = x->shape[0] * x->shape[1], i = 0;
-    size_t row = dtype_row_bytes(cache->dtype, cache->shape[1]);
-    unsigned char *to = (unsigned char *)cache->data + (size_t)at * row;
-    const float *from = x->data;
-    if (cache->dtype == SQ_DTYPE_F16)
-        for (; i + 8 <= n; i += 8)
-            _mm_storeu_si128((__m128i *)(void *)(to + i * 2),
-                             _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
-    if (i < n)
-        convert_from_f32(to + (size_t)i * (cache->dtype == SQ_DTYPE_F16 ? 2 : 4), cache->dtype,
-                         from + i, n - i);
 }
 
 static void select_rows_body(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sparse_rows *m)

@@ -1,0 +1,146 @@
+/* The CUDA backend: opening a device, its op table, its errors. */
+#include "kernels/cuda/cuda.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc)
+{
+    if (rc == cudaSuccess) return false;
+    (void)cudaGetLastError(); /* kernel launches report through it too */
+    int code = rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND;
+    error_set(&be->err, code, "cuda: %s, layer %d: %s", op, be->layer, cudaGetErrorString(rc));
+    return true;
+}
+
+bool cuda_refuse(sq_backend *be, const char *op, const char *why)
+{
+    error_set(&be->err, SQ_E_UNSUPPORTED, "cuda: %s, layer %d: %s", op, be->layer, why);
+    return true;
+}
+
+extern "C" {
+
+/* An old driver and none at all are one error to the runtime. */
+static int device_count(int *n, sq_error *err)
+{
+    int driver = 0;
+    cudaError_t rc = cudaGetDeviceCount(n);
+    if (rc == cudaSuccess) return SQ_OK;
+    (void)cudaGetLastError();
+    if (rc != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver))
+        return error_set(err, SQ_E_BACKEND, "cuda: %s", cudaGetErrorString(rc));
+    if (!driver) return error_set(err, SQ_E_BACKEND, "cuda: there is no NVIDIA driver");
+    return error_set(err, SQ_E_BACKEND,
+                     "cuda: the NVIDIA driver is for CUDA %d.%d, expected %d.%d or higher",
+                     driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                     CUDART_VERSION % 1000 / 10);
+}
+
+static int device_check(int device, cudaDeviceProp *prop, sq_error *err)
+{
+    int n = 0;
+    TRY(device_count(&n, err));
+    if (device < 0 || device >= n)
+        return error_set(err, SQ_E_ARG, "cuda: device %d is not there: found %d (0..%d)", device, n,
+                         n - 1);
+    cudaError_t rc = cudaGetDeviceProperties(prop, device);
+    if (rc != cudaSuccess)
+        return error_set(err, SQ_E_BACKEND, "cuda: device %d: %s", device, cudaGetErrorString(rc));
+    if (prop->major < 8)
+        return error_set(err, SQ_E_BACKEND,
+                         "cuda: device %d (%s) has compute capability %d.%d, expected 8.0 or "
+                         "higher",
+                         device, prop->name, prop->major, prop->minor);
+    return SQ_OK;
+}
+
+static int cuda_probe(sq_error *err)
+{
+    int n = 0;
+    TRY(device_count(&n, err));
+    return n ? SQ_OK : error_set(err, SQ_E_BACKEND, "cuda: there is no NVIDIA GPU");
+}
+
+static int cuda_device(int i, backend_device *out)
+{
+    cudaDeviceProp prop = {};
+    int n = 0;
+    if (device_count(&n, NULL) || i < 0 || i >= n) return SQ_E_ARG;
+    *out = backend_device{};
+    device_check(i, &prop, &out->err);
+    snprintf(out->name, sizeof out->name, "%.90s", prop.name);
+    out->memory = prop.totalGlobalMem;
+    out->major = prop.major;
+    out->minor = prop.minor;
+    return SQ_OK;
+}
+
+static const sq_ops cuda_ops = {
+    cuda_patchify,    cuda_embed,       cuda_linear,  cuda_linear_many, cuda_linear_gated,
+    cuda_layer_norm,  cuda_rms_norm,    cuda_rope_append, cuda_attn,    cuda_attn_step,
+    cuda_attn_rows,   cuda_attn_means,  cuda_silu_mul, cuda_activate,   cuda_add,
+    cuda_select_rows, cuda_argmax,
+};
+
+static void cuda_close(sq_backend *be)
+{
+    cuda_priv *p = cuda_of(be);
+    if (!p) return;
+    cudaSetDevice(p->device);
+    if (p->stream) cudaStreamSynchronize(p->stream);
+    cuda_regions_close(be);
+    cuda_gemm_close(be);
+    cuda_staging_close(be);
+    cudaFree(p->scratch);
+    if (p->stream) cudaStreamDestroy(p->stream);
+    free(p);
+    be->priv = NULL;
+}
+
+static int open_parts(sq_backend *be, sq_error *err)
+{
+    cuda_priv *p = cuda_of(be);
+    cudaError_t rc = cudaSetDevice(p->device);
+    if (!rc) rc = cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking);
+    if (!rc) rc = cudaMalloc(&p->scratch, CUDA_SCRATCH);
+    if (rc)
+        return error_set(err, SQ_E_BACKEND, "cuda: device %d: %s", p->device,
+                         cudaGetErrorString(rc));
+    TRY(cuda_staging_open(be, err));
+    return cuda_gemm_open(be, err);
+}
+
+static int cuda_open(sq_backend *be, const backend_options *o, sq_error *err)
+{
+    cudaDeviceProp prop;
+    TRY(device_check(o->device, &prop, err));
+    cuda_priv *p = (cuda_priv *)calloc(1, sizeof *p);
+    if (!p) return error_set(err, SQ_E_NOMEM, "cuda: out of memory");
+    p->device = o->device;
+    p->n_sm = prop.multiProcessorCount;
+    p->dependent_launch = prop.major >= 9;
+    be->priv = p;
+    be->close_priv = cuda_close;
+    be->compute = o->compute == SQ_COMPUTE_AUTO ? SQ_COMPUTE_BF16 : o->compute;
+    be->act = be->compute == SQ_COMPUTE_F32    ? SQ_DTYPE_F32
+              : be->compute == SQ_COMPUTE_BF16 ? SQ_DTYPE_BF16
+                                               : SQ_DTYPE_F16;
+    be->resident = true;
+    be->n_threads = 1;
+    be->ops = cuda_ops;
+    be->memory.alloc = cuda_alloc;
+    be->memory.free = cuda_free;
+    be->memory.user = be;
+    be->write = cuda_write;
+    be->read = cuda_read;
+    be->sync = cuda_sync;
+    be->convert = cuda_convert;
+    be->region = cuda_region;
+    snprintf(be->describe, sizeof be->describe, "cuda: %.80s, sm_%d%d, %.1f GB, %s", prop.name,
+             prop.major, prop.minor, (double)prop.totalGlobalMem / 1e9, dtype_name(be->act));
+    return open_parts(be, err);
+}
+
+const backend_row backend_cuda = {"cuda", cuda_probe, cuda_open, cuda_device};
+}

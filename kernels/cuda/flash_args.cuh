@@ -1,0 +1,96 @@
+/* What the kernels of the attn slot share: arguments, masks, loads of any float type. */
+#ifndef SQ_FLASH_ARGS_CUH
+#define SQ_FLASH_ARGS_CUH
+
+#include "kernels/cuda/cuda.cuh"
+
+/* Without a mask pos0 is n_kv, so that every query sees all keys; without a window it is INT_MAX.
+ */
+struct flash_args {
+    const void *q, *k, *v;
+    void *out;
+    sq_dtype q_type, kv_type, out_type;
+    int n_seq, n_q, n_kv, n_head, n_head_kv, head_dim;
+    int pos0, window;
+    int n_tile;    /* CTAs of a head */
+    bool backward; /* the last rows first: those of a causal mask have the most keys */
+    bool wide;     /* all tensors start at a multiple of 16 bytes */
+    float scale;
+};
+
+/* flash_mma.cuh's kernels for queries of 16 bits; flash_bf16.cu and flash_f16.cu. False when the
+ * device's shared memory is too small for them. */
+bool cuda_flash_bf16(sq_backend *be, const flash_args &a, size_t smem_limit);
+bool cuda_flash_f16(sq_backend *be, const flash_args &a, size_t smem_limit);
+
+/* Keys [lo, hi). */
+struct flash_span {
+    int lo, hi;
+};
+
+__device__ __forceinline__ flash_span flash_visible(const flash_args &a, int query)
+{
+    int hi = min(a.pos0 + query + 1, a.n_kv);
+    return flash_span{max(hi - a.window, 0), hi};
+}
+
+/* The part of the result that a CTA computes. */
+struct flash_place {
+    int row0, row1;      /* first and last query */
+    flash_span keys;     /* that any of them sees */
+    int64_t q_at, kv_at; /* first element of row 0 of the sequence's head */
+    int q_stride, kv_stride;
+};
+
+__device__ __forceinline__ flash_place flash_find(const flash_args &a, int block, int rows)
+{
+    flash_place p;
+    int head = block % a.n_head, rest = block / a.n_head;
+    int tile = rest % a.n_tile, seq = rest / a.n_tile;
+    if (a.backward) tile = a.n_tile - 1 - tile;
+    p.row0 = tile * rows;
+    p.row1 = min(p.row0 + rows, a.n_q) - 1;
+    p.keys = flash_span{flash_visible(a, p.row0).lo, flash_visible(a, p.row1).hi};
+    p.q_stride = a.n_head * a.head_dim;
+    p.kv_stride = a.n_head_kv * a.head_dim;
+    p.q_at = (int64_t)seq * a.n_q * p.q_stride + head * a.head_dim;
+    p.kv_at = (int64_t)seq * a.n_kv * p.kv_stride + head / (a.n_head / a.n_head_kv) * a.head_dim;
+    return p;
+}
+
+template <class T> __device__ __forceinline__ void flash_load8_of(float x[8], const T *p, bool wide)
+{
+    if (wide) {
+        uint4 raw[sizeof(T) / 2];
+        for (int i = 0; i < (int)sizeof(T) / 2; i++)
+            raw[i] = ((const uint4 *)p)[i];
+        for (int i = 0; i < 8; i++)
+            x[i] = to_f32(((const T *)raw)[i]);
+    } else
+        for (int i = 0; i < 8; i++)
+            x[i] = to_f32(p[i]);
+}
+
+/* Elements at .. at + 7 of a tensor. */
+__device__ __forceinline__ void flash_load8(float x[8], const void *p, sq_dtype t, int64_t at,
+                                            bool wide)
+{
+    if (t == SQ_DTYPE_F32)
+        flash_load8_of(x, (const float *)p + at, wide);
+    else if (t == SQ_DTYPE_F16)
+        flash_load8_of(x, (const __half *)p + at, wide);
+    else
+        flash_load8_of(x, (const __nv_bfloat16 *)p + at, wide);
+}
+
+__device__ __forceinline__ void flash_store(void *p, sq_dtype t, int64_t at, float x)
+{
+    if (t == SQ_DTYPE_F32)
+        ((float *)p)[at] = x;
+    else if (t == SQ_DTYPE_F16)
+        ((__half *)p)[at] = from_f32<__half>(x);
+    else
+        ((__nv_bfloat16 *)p)[at] = from_f32<__nv_bfloat16>(x);
+}
+
+#endif

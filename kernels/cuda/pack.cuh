@@ -1,0 +1,128 @@
+/* Runs of 4 or 8 values in one or two 16-byte accesses, as f32 in registers; single values of a
+ * type known at run time only. */
+#ifndef SQ_CUDA_PACK_CUH
+#define SQ_CUDA_PACK_CUH
+
+#include "kernels/cuda/cuda.cuh"
+
+static inline bool cuda_aligned(const void *p, size_t bytes)
+{
+    return (uintptr_t)p % bytes == 0;
+}
+
+/* Blocks of `per_block` that cover n. */
+static inline unsigned cuda_blocks(int64_t n, int64_t per_block)
+{
+    return (unsigned)((n + per_block - 1) / per_block);
+}
+
+template <int BYTES> struct cuda_word;
+template <> struct cuda_word<8> {
+    using type = uint2;
+};
+template <> struct cuda_word<16> {
+    using type = uint4;
+};
+
+template <class T> __device__ __forceinline__ uint32_t pack_pair(float a, float b);
+template <> __device__ __forceinline__ uint32_t pack_pair<__half>(float a, float b)
+{
+    __half2 h = __floats2half2_rn(a, b);
+    return *(uint32_t *)&h;
+}
+template <> __device__ __forceinline__ uint32_t pack_pair<__nv_bfloat16>(float a, float b)
+{
+    __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
+    return *(uint32_t *)&h;
+}
+
+/* p aligned to 16 bytes, or to N values where they take 8. */
+template <class T, int N> __device__ __forceinline__ void load_pack(float (&v)[N], const T *p)
+{
+    constexpr int BYTES = N * sizeof(T) < 16 ? N * sizeof(T) : 16, PER = BYTES / sizeof(T);
+    using word = typename cuda_word<BYTES>::type;
+    word w[N / PER];
+#pragma unroll
+    for (int j = 0; j < N / PER; j++)
+        w[j] = ((const word *)p)[j];
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        v[k] = to_f32(((const T *)w)[k]);
+}
+
+template <class T, int N> __device__ __forceinline__ void store_pack(T *p, const float (&v)[N])
+{
+    constexpr int BYTES = N * sizeof(T) < 16 ? N * sizeof(T) : 16;
+    using word = typename cuda_word<BYTES>::type;
+    word w[N * sizeof(T) / BYTES];
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            ((float *)w)[k] = v[k];
+    } else {
+#pragma unroll
+        for (int k = 0; k < N / 2; k++)
+            ((uint32_t *)w)[k] = pack_pair<T>(v[2 * k], v[2 * k + 1]);
+    }
+#pragma unroll
+    for (int j = 0; j < (int)(N * sizeof(T) / BYTES); j++)
+        ((word *)p)[j] = w[j];
+}
+
+/* Values i .. i+7 of p[n]; beyond the end 0. vec: p is aligned to 16 bytes (i % 8 == 0). */
+template <class T>
+__device__ __forceinline__ void load_8(float (&v)[8], const T *p, int64_t i, int64_t n, bool vec)
+{
+    if (vec && i + 8 <= n) {
+        load_pack(v, p + i);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k] = i + k < n ? to_f32(p[i + k]) : 0.0f;
+}
+
+template <class T>
+__device__ __forceinline__ void store_8(T *p, int64_t i, int64_t n, bool vec, const float (&v)[8])
+{
+    if (vec && i + 8 <= n) {
+        store_pack(p + i, v);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        if (i + k < n) p[i + k] = from_f32<T>(v[k]);
+}
+
+__device__ __forceinline__ float load_any(const void *p, sq_dtype t, int64_t i)
+{
+    switch (t) {
+    case SQ_DTYPE_F16:
+        return to_f32(((const __half *)p)[i]);
+    case SQ_DTYPE_BF16:
+        return to_f32(((const __nv_bfloat16 *)p)[i]);
+    default:
+        return ((const float *)p)[i];
+    }
+}
+
+__device__ __forceinline__ void store_any(void *p, sq_dtype t, int64_t i, float x)
+{
+    switch (t) {
+    case SQ_DTYPE_F16:
+        ((__half *)p)[i] = from_f32<__half>(x);
+        break;
+    case SQ_DTYPE_BF16:
+        ((__nv_bfloat16 *)p)[i] = from_f32<__nv_bfloat16>(x);
+        break;
+    default:
+        ((float *)p)[i] = x;
+    }
+}
+
+static inline bool dtype_is_float(sq_dtype t)
+{
+    return t == SQ_DTYPE_F32 || t == SQ_DTYPE_F16 || t == SQ_DTYPE_BF16;
+}
+
+#endif

@@ -1,0 +1,15 @@
+/* Weights on a device that cannot read the mapped files. */
+#ifndef SQ_MODEL_UPLOAD_H
+#define SQ_MODEL_UPLOAD_H
+
+#include "models/model.h"
+
+/* Copies every bound weight into one block of the backend's memory and points the model there.
+ * Matrices become be->act, whatever the file holds (a Q8_0 block is expanded: products of many rows
+ * want 16-bit operands, and two copies would cost more memory than the one); vectors and the
+ * position table become F32. Weights that ops take together (q k v, gate up) lie side by side.
+ * Does nothing for a backend that reads host memory. *block is what model_unload frees. */
+int model_upload(model *m, sq_backend *be, void **block, sq_error *err);
+void model_unload(sq_backend *be, void **block);
+
+#endif

@@ -1,0 +1,457 @@
+/* Times of single stages on random data, and the work that their shapes stand for. */
+#include "core/clock.h"
+#include "core/rng.h"
+#include "squint_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    WARM_RUNS = 3,         /* a GPU's regions are recorded then, and its clocks are up */
+    NOISE_CHUNK = 1 << 20, /* values */
+    PRODUCT_GPU = 8192,
+    PRODUCT_CPU = 2048,
+    COPY_GPU = 1 << 28, /* floats */
+    COPY_CPU = 1 << 26,
+    PICTURE_W = 640,
+    PICTURE_H = 480,
+    PROMPT_BEFORE = 35, /* as vicuna_v1 around a short question */
+    PROMPT_AFTER = 20
+};
+
+typedef struct stage_bench {
+    sq_model *m;
+    int n, n_seq; /* the stage's numbers */
+    arena dev, host;
+    sq_tensor x, w, y; /* input that stays, in backend memory */
+    float level[3][256];
+    vit_views views;
+    vit_capture capture;
+    kv_cache kv[SQ_STEP_MAX];
+    int32_t *pos, *id, best[SQ_STEP_MAX];
+    float gap[SQ_STEP_MAX];
+    sq_session *session;
+    arena_mark kept; /* of the session: without pictures */
+    uint8_t *rgb;    /* 640 x 480 */
+    double flop, bytes;
+} stage_bench;
+
+static int no_memory(stage_bench *b)
+{
+    return error_set(&b->m->err, SQ_E_NOMEM, "bench: out of memory");
+}
+
+/* ---- data ---- */
+
+/* Uniform over +-1, so that nothing is sparse or predictable; large tensors repeat it. */
+static int new_noise(stage_bench *b, sq_dtype t, int64_t rows, int64_t cols, sq_tensor *out)
+{
+    sq_backend *be = b->m->be;
+    *out = tensor_2d(arena_alloc(&b->dev, (size_t)rows * dtype_row_bytes(t, cols)), t, rows, cols);
+    size_t all = tensor_bytes(out), chunk = dtype_row_bytes(t, NOISE_CHUNK);
+    float *value = malloc(NOISE_CHUNK * sizeof *value);
+    void *raw = malloc(chunk);
+    bool ok = out->data && value && raw;
+    uint64_t state = 1;
+    for (int i = 0; ok && i < NOISE_CHUNK; i++)
+        value[i] = (float)(2 * rng_unit(&state) - 1);
+    if (ok) convert_from_f32(raw, t, value, NOISE_CHUNK);
+    for (size_t at = 0; ok && at < all; at += chunk)
+        be->write(be, (char *)out->data + at, raw, all - at < chunk ? all - at : chunk);
+    free(value);
+    free(raw);
+    return ok ? SQ_OK : no_memory(b);
+}
+
+static uint8_t *new_bytes(stage_bench *b, size_t n)
+{
+    uint8_t *p = arena_alloc(&b->host, n);
+    uint64_t state = 1;
+    for (size_t i = 0; p && i < n; i++)
+        p[i] = (uint8_t)rng_next(&state);
+    return p;
+}
+
+static int need_vision(stage_bench *b)
+{
+    if (b->m->m.vit.layer) return SQ_OK;
+    return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no vision tower to time", b->m->m.path);
+}
+
+static int need_decoder(stage_bench *b, int rows)
+{
+    int n_ctx = b->m->m.dec.cfg.n_ctx;
+    if (!b->m->m.dec.layer)
+        return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no language model to time",
+                         b->m->m.path);
+    if (rows < n_ctx) return SQ_OK;
+    return error_set(&b->m->err, SQ_E_ARG, "rows: expected 1..%d, found %d", n_ctx - 1, rows);
+}
+
+/* ---- work ---- */
+
+static double count_of(const sq_tensor *t)
+{
+    return tensor_is_set(t) ? (double)tensor_count(t) : 0;
+}
+
+/* What b->flop and b->bytes count, here and in the two functions below: 2 operations for each
+ * weight and row it multiplies, and 4 * head_dim for each head and pair of a query and a key it
+ * sees; each matrix read once a run, and each K and V row that was there before. Left out are
+ * biases, norms, softmax, activations between ops and embeddings: below 1 % of either. */
+static void count_product(stage_bench *b, const sq_tensor *w, double rows)
+{
+    b->flop += 2 * count_of(w) * rows;
+    b->bytes += (double)tensor_bytes(w);
+}
+
+/* n_layer layers as vit_begin runs them: all rows through every layer, n views. */
+static void count_vision(stage_bench *b, int n)
+{
+    const vit_model *v = &b->m->m.vit;
+    const vit_config *c = &v->cfg;
+    int grid = c->image_size / c->patch_size, n_layer = 0;
+    double patches = (double)grid * grid, tok = patches + 1;
+    for (int i = 0; i < c->n_feature; i++)
+        n_layer = c->feature[i] > n_layer ? c->feature[i] : n_layer;
+    count_product(b, &v->patch_w, patches * n);
+    for (int i = 0; i < n_layer; i++) {
+        const vit_layer *l = &v->layer[i];
+        const sq_tensor *const w[] = {&l->q_w, &l->k_w, &l->v_w, &l->o_w, &l->fc1_w, &l->fc2_w};
+        for (int k = 0; k < 6; k++)
+            count_product(b, w[k], tok * n);
+        b->flop += 4.0 * c->dim * tok * tok * n;
+    }
+    b->flop += 2.0 * c->dim * tok * n * b->capture.row_count;
+}
+
+static void count_projector(stage_bench *b, int n)
+{
+    count_product(b, &b->m->m.proj.fc1_w, n);
+    count_product(b, &b->m->m.proj.fc2_w, n);
+}
+
+/* n new rows behind `held` for each of n_seq sequences. In the last layer only the last row asks
+ * and goes on, and only it has logits. */
+static void count_decoder(stage_bench *b, int n_seq, int n, int held)
+{
+    const decoder_model *d = &b->m->m.dec;
+    const decoder_config *c = &d->cfg;
+    double kv_row =
+        2.0 * (double)dtype_row_bytes(b->m->be->act, (int64_t)c->n_head_kv * c->head_dim);
+    for (int i = 0; i < c->n_layer; i++) {
+        const decoder_layer *l = &d->layer[i];
+        const sq_tensor *const w[] = {&l->q_w, &l->o_w, &l->gate_w, &l->up_w, &l->down_w};
+        int window = c->window && i >= c->window_from ? c->window : INT32_MAX;
+        int n_q = i + 1 < c->n_layer ? n : 1, seen = held < window ? held : window;
+        double pairs = 0;
+        for (int q = n - n_q; q < n; q++)
+            pairs += held + q + 1 < window ? held + q + 1 : window;
+        count_product(b, &l->k_w, (double)n * n_seq);
+        count_product(b, &l->v_w, (double)n * n_seq);
+        for (int k = 0; k < 5; k++)
+            count_product(b, w[k], (double)n_q * n_seq);
+        b->flop += 4.0 * c->n_head * c->head_dim * pairs * n_seq;
+        b->bytes += kv_row * seen * n_seq;
+    }
+    count_product(b, &d->head, n_seq);
+}
+
+/* ---- ceilings ---- */
+
+static int setup_product(stage_bench *b)
+{
+    sq_backend *be = b->m->be;
+    int64_t n = be->resident ? PRODUCT_GPU : PRODUCT_CPU;
+    sq_dtype w = be->resident || be->compute == SQ_COMPUTE_F32 ? be->act : SQ_DTYPE_BF16;
+    TRY(new_noise(b, be->act, n, n, &b->x));
+    TRY(new_noise(b, w, n, n, &b->w));
+    TRY(new_noise(b, be->act, n, n, &b->y));
+    count_product(b, &b->w, (double)n);
+    b->bytes += 2.0 * (double)tensor_bytes(&b->x);
+    return SQ_OK;
+}
+
+static int run_product(stage_bench *b)
+{
+    sq_backend *be = b->m->be;
+    be->ops.linear(be, &b->y, &b->x, &b->w, NULL, &(linear_desc){0});
+    return SQ_OK;
+}
+
+static int setup_copy(stage_bench *b)
+{
+    int64_t n = b->m->be->resident ? COPY_GPU : COPY_CPU, cols = 4096;
+    TRY(new_noise(b, SQ_DTYPE_F32, n / cols, cols, &b->x));
+    TRY(new_noise(b, SQ_DTYPE_F32, n / cols, cols, &b->y));
+    b->bytes = 2.0 * (double)tensor_bytes(&b->x);
+    return SQ_OK;
+}
+
+static int run_copy(stage_bench *b)
+{
+    b->m->be->ops.activate(b->m->be, &b->y, &b->x, SQ_ACT_NONE);
+    return SQ_OK;
+}
+
+/* ---- vision ---- */
+
+static int setup_vision(stage_bench *b)
+{
+    TRY(need_vision(b));
+    size_t side = (size_t)b->m->m.pre.side;
+    uint8_t *rgb = new_bytes(b, (size_t)b->n * 3 * side * side);
+    if (!rgb) return no_memory(b);
+    preprocess_levels(b->level, &b->m->m.pre);
+    b->views = (vit_views){.n = b->n, .rgb = rgb, .level = (const float(*)[256])b->level};
+    count_vision(b, b->n);
+    return SQ_OK;
+}
+
+/* As fastervlm asks: the CLS row of the layer that the features come from. */
+static int setup_vision_rows(stage_bench *b)
+{
+    const vit_config *c = &b->m->m.vit.cfg;
+    TRY(need_vision(b));
+    b->capture.row_count = 1;
+    for (int i = 0; i < c->n_feature; i++)
+        if (c->feature[i] - 1 > b->capture.row_first) b->capture.row_first = c->feature[i] - 1;
+    return setup_vision(b);
+}
+
+/* From 8-bit views in host memory, as a picture's are. */
+static int run_vision(stage_bench *b)
+{
+    vit_output out;
+    return vit_forward(b->m->be, &b->m->m.vit, &b->views, &b->capture, &out, &b->dev, &b->host,
+                       NULL, NULL, &b->m->err);
+}
+
+static int setup_project(stage_bench *b)
+{
+    TRY(need_vision(b));
+    TRY(need_decoder(b, 0));
+    const projector_model *p = &b->m->m.proj;
+    TRY(new_noise(b, b->m->be->act, b->n, p->in_dim, &b->x));
+    TRY(new_noise(b, SQ_DTYPE_F32, b->n, p->out_dim, &b->y));
+    count_projector(b, b->n);
+    return SQ_OK;
+}
+
+static int run_project(stage_bench *b)
+{
+    return projector_forward(b->m->be, &b->m->m.proj, &b->y, &b->x, &b->dev, &b->m->err);
+}
+
+/* ---- decoder ---- */
+
+static int open_caches(stage_bench *b)
+{
+    const decoder_config *c = &b->m->m.dec.cfg;
+    b->pos = arena_alloc(&b->host, ((size_t)b->n + SQ_STEP_MAX) * sizeof *b->pos);
+    b->id = arena_alloc(&b->host, SQ_STEP_MAX * sizeof *b->id);
+    if (!b->pos || !b->id) return no_memory(b);
+    for (int i = 0; i < b->n; i++)
+        b->pos[i] = i;
+    TRY(new_noise(b, SQ_DTYPE_F32, b->n, c->dim, &b->x));
+    for (int s = 0; s < b->n_seq; s++)
+        TRY(kv_cache_open(&b->kv[s], b->m->be, c->n_layer, b->n + 1, c->n_head_kv * c->head_dim,
+                          b->m->be->act, &b->m->err));
+    return SQ_OK;
+}
+
+/* The pass overwrites its input, so it gets a copy. */
+static int prefill_into(stage_bench *b, kv_cache *kv)
+{
+    sq_backend *be = b->m->be;
+    sq_tensor x =
+        tensor_2d(arena_alloc(&b->dev, tensor_bytes(&b->x)), SQ_DTYPE_F32, b->n, b->x.shape[1]);
+    if (!x.data) return no_memory(b);
+    be->ops.activate(be, &x, &b->x, SQ_ACT_NONE);
+    kv_cache_truncate(kv, 0);
+    decoder_result want = {.best = b->best, .gap = b->gap};
+    return decoder_forward(be, &b->m->m.dec, kv, &x, b->pos, &want, &b->dev, &b->m->err);
+}
+
+static int setup_prefill(stage_bench *b)
+{
+    TRY(need_decoder(b, b->n));
+    TRY(open_caches(b));
+    count_decoder(b, 1, b->n, 0);
+    return SQ_OK;
+}
+
+static int run_prefill(stage_bench *b)
+{
+    return prefill_into(b, &b->kv[0]);
+}
+
+static int setup_decode(stage_bench *b)
+{
+    TRY(need_decoder(b, b->n));
+    TRY(open_caches(b));
+    for (int s = 0; s < b->n_seq; s++) {
+        arena_mark mark = arena_get_mark(&b->dev);
+        TRY(prefill_into(b, &b->kv[s]));
+        arena_rewind(&b->dev, mark);
+    }
+    for (int s = 0; s < b->n_seq; s++) {
+        b->pos[s] = b->n;
+        b->id[s] = (s + 1) % b->m->m.dec.cfg.n_vocab;
+    }
+    count_decoder(b, b->n_seq, 1, b->n);
+    return SQ_OK;
+}
+
+static int run_decode(stage_bench *b)
+{
+    kv_cache *kv[SQ_STEP_MAX];
+    decoder_result want = {.best = b->best, .gap = b->gap};
+    for (int s = 0; s < b->n_seq; s++) {
+        kv[s] = &b->kv[s];
+        kv_cache_truncate(kv[s], b->n);
+    }
+    return decoder_step(b->m->be, &b->m->m.dec, kv, b->n_seq, b->id, b->pos, &want, &b->dev,
+                        &b->m->err);
+}
+
+/* ---- picture to first token ---- */
+
+static int setup_first_token(stage_bench *b)
+{
+    enum { TEXT = PROMPT_BEFORE + PROMPT_AFTER };
+    char keep[16];
+    snprintf(keep, sizeof keep, "%d", b->n);
+    TRY(need_vision(b));
+    TRY(need_decoder(b, b->n + TEXT));
+    const sq_session_options so = {.prune = "fastervlm", .keep = keep};
+    int rc = sq_session_open(&b->session, b->m, &so);
+    if (rc) return error_set(&b->m->err, rc, "%s", sq_session_error(b->session));
+    b->session->opt.keep = NULL; /* parsed; the text goes out of scope */
+    b->kept = arena_get_mark(&b->session->kept);
+    b->rgb = new_bytes(b, (size_t)PICTURE_W * PICTURE_H * 3);
+    b->id = arena_alloc(&b->host, (TEXT + 1) * sizeof *b->id);
+    if (!b->rgb || !b->id) return no_memory(b);
+    for (int i = 0; i <= TEXT; i++)
+        b->id[i] = i == PROMPT_BEFORE ? PROMPT_IMAGE : i * 7 % b->m->m.dec.cfg.n_vocab;
+    b->capture.row_count = 1;
+    count_vision(b, 1);
+    count_projector(b, b->n);
+    count_decoder(b, 1, b->n + TEXT, 0);
+    return SQ_OK;
+}
+
+static void drop_picture(stage_bench *b)
+{
+    sq_session *s = b->session;
+    while (s->n_image) {
+        free(s->image[--s->n_image].index);
+        s->image[s->n_image] = (session_image){0};
+    }
+    arena_rewind(&s->kept, b->kept);
+}
+
+static int run_first_token(stage_bench *b)
+{
+    sq_session *s = b->session;
+    picture_source src = {.width = PICTURE_W, .height = PICTURE_H, .rgb = b->rgb};
+    drop_picture(b);
+    int rc = session_encode(s, &src, 1);
+    if (!rc) rc = session_first_token(s, b->id, PROMPT_BEFORE + 1 + PROMPT_AFTER, b->best);
+    return rc ? error_set(&b->m->err, rc, "%s", s->err.text) : SQ_OK;
+}
+
+/* ---- the stages ---- */
+
+typedef struct stage_row {
+    const char *name;
+    const char *number; /* behind the colon; NULL: none */
+    bool may_lack;      /* the number is then 1 */
+    int max_seq;        /* of "xN" behind the number; 0: not there */
+    int (*setup)(stage_bench *b);
+    int (*run)(stage_bench *b);
+} stage_row;
+
+static const stage_row stages[] = {
+    {"vision", "VIEWS", true, 0, setup_vision, run_vision},
+    {"vision+rows", "VIEWS", true, 0, setup_vision_rows, run_vision},
+    {"project", "ROWS", false, 0, setup_project, run_project},
+    {"prefill", "ROWS", false, 0, setup_prefill, run_prefill},
+    {"decode", "ROWS", false, SQ_STEP_MAX, setup_decode, run_decode},
+    {"first-token", "KEPT", false, 0, setup_first_token, run_first_token},
+    {"product", NULL, true, 0, setup_product, run_product},
+    {"copy", NULL, true, 0, setup_copy, run_copy},
+    {NULL, NULL, false, 0, NULL, NULL},
+};
+
+/* "decode:631x8" -> its row, n and n_seq. */
+static int parse_stage(stage_bench *b, const char *text, const stage_row **out)
+{
+    size_t length = strcspn(text, ":");
+    const stage_row *row = stages;
+    while (row->name && (strlen(row->name) != length || memcmp(row->name, text, length)))
+        row++;
+    if (!row->name) return error_set(&b->m->err, SQ_E_ARG, "unknown stage \"%.40s\"", text);
+    *out = row;
+    b->n = b->n_seq = 1;
+    if (!text[length] && row->may_lack) return SQ_OK;
+    const char *digits = text[length] && row->number ? text + length + 1 : "";
+    char *end;
+    long n = strtol(digits, &end, 10), seq = 1;
+    bool ok = end != digits && n >= 1 && n <= 1 << 20;
+    if (ok && *end == 'x' && row->max_seq) {
+        digits = end + 1;
+        seq = strtol(digits, &end, 10);
+        ok = end != digits && seq >= 1 && seq <= row->max_seq;
+    }
+    if (!ok || *end)
+        return error_set(&b->m->err, SQ_E_ARG, "stage %s: expected %s%s%s%s, found \"%.40s\"",
+                         row->name, row->name, row->number ? ":" : "",
+                         row->number ? row->number : "", row->max_seq ? " or :ROWSxN" : "", text);
+    b->n = (int)n;
+    b->n_seq = (int)seq;
+    return SQ_OK;
+}
+
+/* One run between two waits: what it did and how long it took. */
+static int time_run(stage_bench *b, const stage_row *stage, sq_bench_result *r, int i, int repeat)
+{
+    sq_backend *be = b->m->be;
+    be->sync(be);
+    backend_count before = be->count;
+    double start = clock_ms();
+    TRY(stage->run(b));
+    backend_count after = be->count;
+    be->sync(be);
+    if (be->err.code) return error_set(&b->m->err, be->err.code, "%s", be->err.text);
+    if (i < 0) return SQ_OK;
+    r->ms[i] = clock_ms() - start;
+    r->launches += (double)(after.launches - before.launches) / repeat;
+    r->syncs += (double)(after.syncs - before.syncs) / repeat;
+    return SQ_OK;
+}
+
+int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *r)
+{
+    TRY(model_begin(m));
+    stage_bench b = {.m = m, .dev.source = &m->be->memory};
+    const stage_row *row = NULL;
+    TRY(parse_stage(&b, stage, &row));
+    if (repeat < 1) return SQ_OK;
+    TRY(model_ready(m, &m->err));
+    int rc = row->setup(&b);
+    arena_mark dev = arena_get_mark(&b.dev), host = arena_get_mark(&b.host);
+    *r = (sq_bench_result){.ms = r->ms, .flop = b.flop, .bytes = b.bytes};
+    for (int i = m->be->resident ? -WARM_RUNS : -1; !rc && i < repeat; i++) {
+        rc = time_run(&b, row, r, i, repeat);
+        arena_rewind(&b.dev, dev);
+        arena_rewind(&b.host, host);
+    }
+    sq_session_close(&b.session);
+    for (int s = 0; s < b.n_seq; s++)
+        if (b.kv[s].be) kv_cache_close(&b.kv[s]);
+    arena_close(&b.dev);
+    arena_close(&b.host);
+    return rc;
+}

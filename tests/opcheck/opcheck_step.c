@@ -1,0 +1,228 @@
+/* Cases of the decode step: one new token each for sequences of different lengths. */
+#include "opcheck.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STEP_MAX = 5 };
+
+typedef struct step_case {
+    int n_seq, len[STEP_MAX];
+    int n_head, n_head_kv, head_dim, window;
+    sq_dtype cache;
+    bool interleaved;
+    int spare; /* rows of the caches behind the new one */
+    int nan_q,
+        nan_kv;   /* sequence with a NaN in q; with one in the first row of k and v; -1: none */
+    float factor; /* of q: sharpness */
+} step_case;
+
+typedef struct step_bufs {
+    oc_buf *q, *k, *v, *out, *pos, *len, *ck[STEP_MAX], *cv[STEP_MAX];
+} step_bufs;
+
+/* Rows from `len` on hold NaN: only the new one's is written. */
+static oc_buf *make_cache(oc_run *r, const step_case *c, int seq)
+{
+    int64_t dim = (int64_t)c->n_head_kv * c->head_dim, rows = c->len[seq] + 1 + c->spare;
+    oc_buf *b = oc_typed_out(r, c->cache, rows, dim, OC_RANDOM);
+    for (int64_t i = c->len[seq] * dim; i < rows * dim; i++)
+        oc_put(&b->host, i, NAN);
+    if (c->nan_kv == seq && c->len[seq]) oc_put(&b->host, dim / 2, NAN);
+    return b;
+}
+
+static step_bufs make_step(oc_run *r, const step_case *c)
+{
+    step_bufs b = {0};
+    int32_t pos[STEP_MAX], len[STEP_MAX];
+    int64_t q_dim = (int64_t)c->n_head * c->head_dim, dim = (int64_t)c->n_head_kv * c->head_dim;
+    for (int i = 0; i < c->n_seq; i++) {
+        len[i] = c->len[i];
+        pos[i] = c->len[i] + 3 * i + (c->len[i] > 60 ? 500 : 0); /* pruned tokens leave gaps */
+        b.ck[i] = make_cache(r, c, i);
+        b.cv[i] = make_cache(r, c, i);
+    }
+    b.q = oc_spent(r, r->act, c->n_seq, q_dim, OC_RANDOM);
+    b.k = oc_spent(r, r->act, c->n_seq, dim, OC_RANDOM);
+    b.v = oc_in(r, r->act, c->n_seq, dim, OC_RANDOM);
+    b.out = oc_out(r, r->act, c->n_seq, q_dim);
+    b.pos = oc_ints(r, pos, c->n_seq);
+    b.len = oc_ints(r, len, c->n_seq);
+    for (int64_t i = 0; i < c->n_seq * q_dim; i++)
+        oc_values(b.q)[i] *= c->factor;
+    if (c->nan_q >= 0) oc_values(b.q)[c->nan_q * q_dim + c->head_dim / 2] = NAN;
+    return b;
+}
+
+static double norm_of(const sq_tensor *t, int64_t at, int n)
+{
+    double sum = 0;
+    for (int c = 0; c < n; c++) {
+        double x = (double)oc_value(t, at + c);
+        if (isfinite(x)) sum += x * x;
+    }
+    return sqrt(sum);
+}
+
+/* Allowed errors of the caches: v and what was there keep their bits, the new row of k is rotated,
+ * and may be rounded to the activations' type before the cache's. */
+static void cache_limits(const oc_run *r, const step_case *c, const step_bufs *b, int seq)
+{
+    int64_t dim = (int64_t)c->n_head_kv * c->head_dim, at = c->len[seq] * dim;
+    int64_t n = tensor_count(&b->ck[seq]->host);
+    double *sk = oc_scale(b->ck[seq]), *sv = oc_scale(b->cv[seq]), *slack = oc_slack(b->ck[seq]);
+    const float *k = oc_values(b->k) + seq * dim;
+    for (int64_t i = 0; i < n; i++)
+        sk[i] = sv[i] = OC_EXACT;
+    for (int64_t i = 0; i < dim; i++) {
+        int half = c->head_dim / 2, in = (int)(i % c->head_dim);
+        int64_t pair = c->interleaved ? i ^ 1 : in < half ? i + half : i - half;
+        sk[at + i] = fabs((double)k[i]) + fabs((double)k[pair]);
+        slack[at + i] = r->unit * sk[at + i] + oc_least(r->act);
+    }
+}
+
+/* Where something has 16 bits, the rotated q, the new row that is attended to and the softmax's
+ * values may be rounded to them: that moves logits by that share of L, weights by twice as much. */
+static void out_limits(const oc_run *r, const step_case *c, const step_bufs *b, int seq,
+                       float scale_qk)
+{
+    int group = c->n_head / c->n_head_kv;
+    double unit = r->unit + (r->be->resident ? oc_unit(c->cache) : 0), v_max = 0;
+    double *scale = oc_scale(b->out);
+    for (int64_t i = 0; i < tensor_count(&b->cv[seq]->want); i++) {
+        double x = fabs((double)oc_value(&b->cv[seq]->want, i));
+        if (isfinite(x) && x > v_max) v_max = x;
+    }
+    for (int64_t h = 0; h < c->n_head; h++) {
+        double k_max = 0,
+               q = norm_of(&b->q->want, (seq * c->n_head + h) * c->head_dim, c->head_dim);
+        for (int64_t j = 0; j <= c->len[seq]; j++)
+            k_max = fmax(k_max, norm_of(&b->ck[seq]->want,
+                                        (j * c->n_head_kv + h / group) * c->head_dim, c->head_dim));
+        double bound = (double)scale_qk * q * k_max;
+        for (int64_t i = 0; i < c->head_dim; i++) {
+            int64_t at = (seq * c->n_head + h) * c->head_dim + i;
+            scale[at] = (1 + bound) * v_max;
+            b->out->slack[at] = 2 * unit * (1 + bound) * v_max;
+        }
+    }
+}
+
+/* A CPU attends to the rows as they are in its caches: so does the reference, whose own new row may
+ * have been rounded the other way. */
+static void attend_to_device(oc_run *r, const step_bufs *b, const attn_desc *d, int seq)
+{
+    oc_buf *from[] = {b->ck[seq], b->cv[seq]};
+    sq_tensor kv[2], out = tensor_rows(&b->out->want, seq, 1), q = tensor_rows(&b->q->want, seq, 1);
+    for (int i = 0; i < 2; i++) {
+        kv[i] = from[i]->dev;
+        kv[i].data = oc_alloc(from[i]->bytes);
+        r->be->read(r->be, kv[i].data, from[i]->dev.data, from[i]->bytes);
+    }
+    attn_desc one = *d;
+    one.n_kv = ((const int32_t *)b->len->host.data)[seq] + 1;
+    one.causal = true;
+    one.n_q = 1;
+    one.q_pos0 = one.n_kv - 1;
+    r->ref.attn(r->ref_be, &out, &q, &kv[0], &kv[1], &one);
+    free(kv[0].data);
+    free(kv[1].data);
+}
+
+static bool step_begin(oc_run *r, const step_case *c)
+{
+    char len[64] = "";
+    for (int i = 0; i < c->n_seq; i++) {
+        size_t at = strlen(len);
+        snprintf(len + at, sizeof len - at, " %d", c->len[i]);
+    }
+    return oc_begin(r, "attn_step",
+                    "lens%s heads %d/%d of %d window %d cache %s%s factor %g nan %d %d", len,
+                    c->n_head, c->n_head_kv, c->head_dim, c->window, dtype_name(c->cache),
+                    c->interleaved ? " interleaved" : "", (double)c->factor, c->nan_q, c->nan_kv);
+}
+
+static void step_run(oc_run *r, const step_case *c)
+{
+    float inv_freq[128];
+    if (!step_begin(r, c)) return;
+    for (int i = 0; i < c->head_dim / 2; i++)
+        inv_freq[i] = (float)pow(10000.0, -2.0 * i / c->head_dim);
+    step_bufs b = make_step(r, c);
+    oc_upload(r);
+    rope_desc rope = {c->n_head, c->n_head_kv, c->head_dim, c->interleaved, inv_freq, 1.0f};
+    attn_desc d = {.n_head = c->n_head,
+                   .n_head_kv = c->n_head_kv,
+                   .head_dim = c->head_dim,
+                   .window = c->window,
+                   .scale = 1 / sqrtf((float)c->head_dim)};
+    const sq_tensor *k[STEP_MAX], *v[STEP_MAX], *k_want[STEP_MAX], *v_want[STEP_MAX];
+    for (int i = 0; i < c->n_seq; i++) {
+        k[i] = &b.ck[i]->dev, v[i] = &b.cv[i]->dev;
+        k_want[i] = &b.ck[i]->want, v_want[i] = &b.cv[i]->want;
+    }
+    sq_tensor pos = oc_vector(&b.pos->dev), len = oc_vector(&b.len->dev);
+    sq_tensor host_pos = oc_vector(&b.pos->host), host_len = oc_vector(&b.len->host);
+    kv_step s = {c->n_seq, &pos, &len, k, v},
+            want = {c->n_seq, &host_pos, &host_len, k_want, v_want};
+    r->ops.attn_step(r->be, &b.out->dev, &b.q->dev, &b.k->dev, &b.v->dev, &s, &rope, &d);
+    r->ref.attn_step(r->ref_be, &b.out->want, &b.q->want, &b.k->want, &b.v->host, &want, &rope, &d);
+    oc_slack(b.out);
+    for (int i = 0; i < c->n_seq; i++) {
+        cache_limits(r, c, &b, i);
+        out_limits(r, c, &b, i, d.scale);
+        if (!r->be->resident) attend_to_device(r, &b, &d, i);
+    }
+    oc_end(r);
+}
+
+static step_case step_of(int n_head, int n_head_kv, int head_dim, sq_dtype cache)
+{
+    return (step_case){.n_seq = 1,
+                       .n_head = n_head,
+                       .n_head_kv = n_head_kv,
+                       .head_dim = head_dim,
+                       .cache = cache,
+                       .nan_q = -1,
+                       .nan_kv = -1,
+                       .factor = 1};
+}
+
+void oc_check_attn_step(oc_run *r)
+{
+    static const int lens[] = {0, 1, 7, 63, 64, 631},
+                     heads[][2] = {{2, 2}, {4, 1}, {8, 1}, {8, 2}, {3, 3}, {16, 2}};
+    static const int dim[] = {64, 128, 72, 80, 8}, window[] = {0, 0, 1, 5, 64, 100};
+    static const int count[] = {1, 3, 5};
+    static const float factor[] = {1, 12, 1, 400, 0};
+    for (int v = 0; v < 300; v++) {
+        const int *h = heads[v % 6];
+        step_case c = step_of(h[0], h[1], dim[v / 2 % 5], (sq_dtype)(SQ_DTYPE_F32 + v % 3));
+        if (r->unit > 0 && v % 5) c.cache = r->act; /* the others now and then */
+        c.n_seq = count[v / 6 % 3];
+        for (int i = 0; i < c.n_seq; i++)
+            c.len[i] = lens[(v + i * (1 + v % 4)) % 6];
+        c.window = window[v / 3 % 6];
+        c.interleaved = v / 4 % 2;
+        c.spare = v % 3;
+        c.factor = factor[v / 7 % 5];
+        if (v % 8 == 3) c.nan_q = c.n_seq - 1;
+        if (v % 8 == 6) c.nan_kv = c.n_seq / 2;
+        step_run(r, &c);
+    }
+    step_case c = step_of(32, 32, 128, r->unit > 0 ? r->act : SQ_DTYPE_F16); /* a 7B decoder */
+    c.len[0] = 631;
+    c.interleaved = true;
+    c.spare = 300;
+    step_run(r, &c);
+    c.n_head_kv = 8;
+    c.n_seq = 2;
+    c.len[1] = 2500; /* long enough to be shared by several blocks */
+    step_run(r, &c);
+    c.window = 1000;
+    step_run(r, &c);
+}
