@@ -55,7 +55,7 @@ struct sq_backend {
     sq_compute compute;  /* resolved: not AUTO */
     sq_dtype act;        /* what flows between ops: F32, or a GPU's BF16 or F16 */
     bool resident;       /* weights must be uploaded (model_upload) before ops may read them */
-    int n_threads;
+    int n_threads;       /* of the host */
     unsigned cpu_flags;  /* in use: detected and allowed */
     sq_error err;        /* first failure inside an op; sticky */
     arena_source memory; /* activations, KV cache and uploaded data live here */

@@ -64,7 +64,9 @@ int sq_model_open(sq_model **out, const char *path, const sq_model_options *opt)
                         .text_only = opt->text_only};
     TRY(parse_fit(opt->fit, &mo.fit, &m->err));
     TRY(open_backend(m, opt));
-    return model_open(&m->m, path, &mo, &m->log, &m->err);
+    TRY(model_open(&m->m, path, &mo, &m->log, &m->err));
+    m->m.pre.n_threads = m->be->n_threads;
+    return SQ_OK;
 }
 
 void sq_model_close(sq_model **out)

@@ -241,6 +241,24 @@ static bool is_wide(const sq_tensor *t)
     return (uintptr_t)t->data % 16 == 0;
 }
 
+/* On tensor cores, or false. They find the largest score before they scale it. */
+static bool attn_fast(sq_backend *be, const flash_args &a)
+{
+    const int device = cuda_of(be)->device;
+    int smem = 0, major = 0, minor = 0;
+    cudaError_t rc =
+        cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (!rc) rc = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (!rc) rc = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (cuda_failed(be, "attn", rc)) return true;
+    if (!(a.scale > 0) || a.q_type == SQ_DTYPE_F32) return false;
+    const bool bf16 = a.q_type == SQ_DTYPE_BF16;
+    if (major == 9 && minor == 0 && a.wide && bf16 && a.kv_type == a.q_type &&
+        a.out_type == a.q_type && cuda_flash_wgmma_bf16(be, a))
+        return true;
+    return bf16 ? cuda_flash_bf16(be, a, (size_t)smem) : cuda_flash_f16(be, a, (size_t)smem);
+}
+
 void cuda_attn(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
                const sq_tensor *v, const attn_desc *d)
 {
@@ -270,13 +288,5 @@ void cuda_attn(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tens
     a.wide = is_wide(q) && is_wide(k) && is_wide(v) && is_wide(out);
     a.scale = d->scale;
 
-    int smem = 0;
-    if (cuda_failed(be, "attn",
-                    cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                           cuda_of(be)->device)))
-        return;
-    /* The fast kernels find the largest score before they scale it. */
-    if (a.scale > 0 && q->dtype == SQ_DTYPE_BF16 && cuda_flash_bf16(be, a, (size_t)smem)) return;
-    if (a.scale > 0 && q->dtype == SQ_DTYPE_F16 && cuda_flash_f16(be, a, (size_t)smem)) return;
-    attn_exact(be, a);
+    if (!attn_fast(be, a)) attn_exact(be, a);
 }

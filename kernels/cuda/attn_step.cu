@@ -66,15 +66,35 @@ __device__ __forceinline__ void place_heads(step_place &w, const step_args &a)
 
 __device__ __forceinline__ void place_rows(step_place &w, const step_args &a)
 {
-    w.pos = a.pos[w.seq];
+    /* not from the first-level cache: the kernel looks here before it may rely on what it reads */
+    w.pos = __ldcg(a.pos + w.seq);
     /* never past the cache, whatever the sequence's length */
-    w.row = min(a.len[w.seq], a.capacity[w.seq] - 1);
+    w.row = min(__ldcg(a.len + w.seq), a.capacity[w.seq] - 1);
     int low = a.window > 0 ? max(0, w.row + 1 - a.window) : 0;
     int each = (w.row - low) / (int)gridDim.x + 1; /* the new row is one of those shared out */
     w.first = low + each * (int)blockIdx.x;
     w.last = min(w.first + each, w.row);
     w.own = w.first <= w.row && w.row < w.first + each;
     w.append = w.append && w.own;
+}
+
+/* The CTA's rows of the caches go to L2 before they may be read: what another kernel still writes
+ * is not missed, and a length that changes only makes this useless. */
+template <class C>
+__device__ __forceinline__ void call_rows(const step_args &a, const step_place &w)
+{
+#if __CUDA_ARCH__ >= 900
+    int n = 2 * (w.last - w.first);
+    for (int i = threadIdx.x; i < n; i += STEP_THREADS) {
+        const void *cache = i & 1 ? a.cache_v[w.seq] : a.cache_k[w.seq];
+        const C *from = (const C *)cache +
+                        ((int64_t)(w.first + i / 2) * a.n_head_kv + w.head_kv) * a.head_dim;
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+                         __cvta_generic_to_global(from)),
+                     "r"(a.head_dim * (int)sizeof(C))
+                     : "memory");
+    }
+#endif
 }
 
 template <bool WIDE, class C, int U>
@@ -361,6 +381,11 @@ __global__ void __launch_bounds__(STEP_THREADS, step_unroll<C, G>::PER_SM)
             t.value[g][e] = 0;
     }
     place_heads<G>(w, a);
+    if (WIDE) {
+        step_place early = w;
+        place_rows(early, a);
+        call_rows<C>(a, early);
+    }
     cuda_wait();
     cuda_release();
     place_rows(w, a);

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc)
 {
@@ -119,6 +120,7 @@ static int cuda_open(sq_backend *be, const backend_options *o, sq_error *err)
     if (!p) return error_set(err, SQ_E_NOMEM, "cuda: out of memory");
     p->device = o->device;
     p->n_sm = prop.multiProcessorCount;
+    p->block_smem = prop.sharedMemPerBlockOptin;
     p->dependent_launch = prop.major >= 9;
     be->priv = p;
     be->close_priv = cuda_close;
@@ -127,7 +129,7 @@ static int cuda_open(sq_backend *be, const backend_options *o, sq_error *err)
               : be->compute == SQ_COMPUTE_BF16 ? SQ_DTYPE_BF16
                                                : SQ_DTYPE_F16;
     be->resident = true;
-    be->n_threads = 1;
+    be->n_threads = o->n_threads > 0 ? o->n_threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     be->ops = cuda_ops;
     be->memory.alloc = cuda_alloc;
     be->memory.free = cuda_free;

@@ -21,6 +21,7 @@ struct cuda_staging; /* memory.cu: pinned memory on the way to and from the devi
 
 struct cuda_priv {
     int device, n_sm;
+    size_t block_smem;     /* shared memory that one block may have at most */
     bool dependent_launch; /* compute capability 9.0 or higher */
     bool recording;        /* inside a region that is being captured */
     cudaStream_t stream;
@@ -41,10 +42,11 @@ static inline cuda_priv *cuda_of(sq_backend *be)
 bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc);
 bool cuda_refuse(sq_backend *be, const char *op, const char *why); /* a case it has no kernel for */
 
-/* Starts a kernel on the backend's stream unless an op failed before. */
+/* Starts a kernel on the backend's stream unless an op failed before; early_start: as soon as
+ * its predecessor lets it. */
 template <class... P, class... A>
-void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid, dim3 block,
-                 size_t smem, A... args)
+void cuda_launch_when(bool early_start, sq_backend *be, const char *op, void (*kernel)(P...),
+                      dim3 grid, dim3 block, size_t smem, A... args)
 {
     if (be->err.code) return;
     cudaLaunchAttribute early = {};
@@ -56,9 +58,16 @@ void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid
     c.dynamicSmemBytes = smem;
     c.stream = cuda_of(be)->stream;
     c.attrs = &early;
-    c.numAttrs = cuda_of(be)->dependent_launch ? 1 : 0;
+    c.numAttrs = early_start && cuda_of(be)->dependent_launch ? 1 : 0;
     be->count.launches++;
     cuda_failed(be, op, cudaLaunchKernelEx(&c, kernel, P(args)...));
+}
+
+template <class... P, class... A>
+void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid, dim3 block,
+                 size_t smem, A... args)
+{
+    cuda_launch_when(true, be, op, kernel, grid, block, smem, args...);
 }
 
 /* Lets a kernel use more than 48 KB of shared memory; call it before the first launch. */

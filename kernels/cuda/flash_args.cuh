@@ -4,6 +4,8 @@
 
 #include "kernels/cuda/cuda.cuh"
 
+#include <cuda.h>
+
 /* Without a mask pos0 is n_kv, so that every query sees all keys; without a window it is INT_MAX.
  */
 struct flash_args {
@@ -16,12 +18,22 @@ struct flash_args {
     bool backward; /* the last rows first: those of a causal mask have the most keys */
     bool wide;     /* all tensors start at a multiple of 16 bytes */
     float scale;
+    int group; /* query heads of a key's; flash_wgmma.cuh */
 };
 
 /* flash_mma.cuh's kernels for queries of 16 bits; flash_bf16.cu and flash_f16.cu. False when the
  * device's shared memory is too small for them. */
 bool cuda_flash_bf16(sq_backend *be, const flash_args &a, size_t smem_limit);
 bool cuda_flash_f16(sq_backend *be, const flash_args &a, size_t smem_limit);
+
+/* flash_wgmma.cuh's, for compute capability 9.0 and tensors that are wide and all of bf16. False
+ * for a shape that it does not have. */
+bool cuda_flash_wgmma_bf16(sq_backend *be, const flash_args &a);
+
+/* flash_map.cu: how the copy engine finds rows of one head, 64 columns and box_rows rows at a time.
+ */
+bool cuda_flash_map(CUtensorMap *map, const void *data, sq_dtype t, int head_dim, int n_head,
+                    int n_row, int n_seq, int box_rows);
 
 /* Keys [lo, hi). */
 struct flash_span {
@@ -42,11 +54,10 @@ struct flash_place {
     int q_stride, kv_stride;
 };
 
-__device__ __forceinline__ flash_place flash_find(const flash_args &a, int block, int rows)
+__device__ __forceinline__ flash_place flash_place_of(const flash_args &a, int head, int head_kv,
+                                                      int tile, int seq, int rows)
 {
     flash_place p;
-    int head = block % a.n_head, rest = block / a.n_head;
-    int tile = rest % a.n_tile, seq = rest / a.n_tile;
     if (a.backward) tile = a.n_tile - 1 - tile;
     p.row0 = tile * rows;
     p.row1 = min(p.row0 + rows, a.n_q) - 1;
@@ -54,8 +65,15 @@ __device__ __forceinline__ flash_place flash_find(const flash_args &a, int block
     p.q_stride = a.n_head * a.head_dim;
     p.kv_stride = a.n_head_kv * a.head_dim;
     p.q_at = (int64_t)seq * a.n_q * p.q_stride + head * a.head_dim;
-    p.kv_at = (int64_t)seq * a.n_kv * p.kv_stride + head / (a.n_head / a.n_head_kv) * a.head_dim;
+    p.kv_at = (int64_t)seq * a.n_kv * p.kv_stride + head_kv * a.head_dim;
     return p;
+}
+
+__device__ __forceinline__ flash_place flash_find(const flash_args &a, int block, int rows)
+{
+    int head = block % a.n_head, rest = block / a.n_head;
+    return flash_place_of(a, head, head / (a.n_head / a.n_head_kv), rest % a.n_tile,
+                          rest / a.n_tile, rows);
 }
 
 template <class T> __device__ __forceinline__ void flash_load8_of(float x[8], const T *p, bool wide)

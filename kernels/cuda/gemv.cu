@@ -1,11 +1,10 @@
-/* Products of at most CUDA_GEMV_ROWS rows: one pass over the weights at the speed of memory.
+/* Products of at most CUDA_GEMV_ROWS rows: one pass over the weights at the speed of memory. One
+ * row alone goes to gemv_row.cu where it can.
  *
  * 16-bit types go through the tensor cores, not for their speed but because one instruction then
  * multiplies 16 weight rows by up to 8 input rows: a block's instructions cost nothing beside its
  * loads, whatever the number of rows. f32 and unaligned operands take plain fused multiply-adds. */
-#include "kernels/cuda/act.cuh"
-#include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/gemv_job.cuh"
 
 enum {
     WARPS = 8,
@@ -15,34 +14,11 @@ enum {
     CHUNK = STEP * DEPTH, /* inputs in a row of a warp's turn: 256 bytes of each weight row */
     AHEAD = 2048,         /* inputs of the first tile's rows that are called into L2 early */
     SUM_STRIDE = 20,      /* of the 16 sums of an input row in shared memory: no bank conflicts */
-    BLOCKS_PER_SM = 2     /* less than fits, so that the successor can load its first weights */
-};
-
-struct gemv_part {
-    const void *w, *b;
-    void *y;
-    int64_t out, first; /* its first tile */
-    sq_dtype y_type, b_type;
-};
-
-struct gemv_job {
-    gemv_part part[3]; /* gated: gate, up */
-    const void *x;
-    int64_t n_tile;
-    int in, n, n_part;
-    sq_act act;
-    bool add;
+    BLOCKS_PER_SM = 2
 };
 
 static_assert(TILE == 2 * WARPS, "call_ahead gives each warp two rows");
 static_assert(CUDA_GEMV_ROWS == 8, "the rows of a tensor core product");
-
-__device__ __forceinline__ uint64_t read_once_policy()
-{
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
 
 /* 16 bytes of weights, or zeros. Not ld.global.nc: the assembler moves that below cuda_wait. */
 __device__ __forceinline__ uint4 load_weights(const void *p, bool there, uint64_t policy)
@@ -91,8 +67,7 @@ __device__ __forceinline__ const T *weight_row(const gemv_job &job, int64_t tile
     return (const T *)p.w + (row < p.out ? row : p.out - 1) * job.in;
 }
 
-/* While this kernel waits for its input, memory need not: what follows the weights that the first
- * loads take goes to L2. */
+/* What follows the weights that the first loads take goes to L2 at once. */
 template <class T, bool GATED>
 __device__ __forceinline__ void call_ahead(const gemv_job &job, int64_t tile)
 {
@@ -118,33 +93,6 @@ __device__ __forceinline__ void lane_rows(const gemv_job &job, int64_t tile, int
     hi = weight_row<T, GATED>(job, tile, GATED ? g : g + 8, 1);
 }
 
-/* One result: bias, activation or addition, in the type of y. */
-template <class T>
-__device__ __forceinline__ void put(const gemv_job &job, const gemv_part &p, int64_t row, int col,
-                                    float sum)
-{
-    int64_t at = col * p.out + row;
-    if (p.b) sum += load_any(p.b, p.b_type, row);
-    float v[1] = {sum};
-    act_all<false>(v, job.act);
-    if (p.y_type != SQ_DTYPE_F32)
-        ((T *)p.y)[at] = from_f32<T>(v[0]);
-    else
-        ((float *)p.y)[at] = job.add ? ((float *)p.y)[at] + v[0] : v[0];
-}
-
-template <class T>
-__device__ __forceinline__ void put_gated(const gemv_job &job, int64_t row, int col, float gate,
-                                          float up)
-{
-    const gemv_part &p = job.part[0];
-    float v = act_of<SQ_ACT_SILU, false>(gate) * up;
-    if (p.y_type != SQ_DTYPE_F32)
-        ((T *)p.y)[col * p.out + row] = from_f32<T>(v);
-    else
-        ((float *)p.y)[col * p.out + row] = v;
-}
-
 /* What the warps summed over their inputs -> y. Two buffers: one barrier a tile is enough. */
 template <class T, bool GATED>
 __device__ __forceinline__ void finish_tile(const gemv_job &job, int64_t tile,
@@ -168,9 +116,9 @@ __device__ __forceinline__ void finish_tile(const gemv_job &job, int64_t tile,
         if (GATED) up += sums[w][col * SUM_STRIDE + r + 8];
     }
     if (GATED)
-        put_gated<T>(job, row, col, sum, up);
+        gemv_put_gated<T>(job, row, col, sum, up);
     else
-        put<T>(job, p, row, col, sum);
+        gemv_put<T>(job, p, row, col, sum);
 }
 
 /* Lane (g, t) of a warp holds 8 inputs, k = 8t .. 8t + 7 of a step, of the weight rows g and g + 8
@@ -180,7 +128,6 @@ template <class T, bool GATED>
 __global__ void __launch_bounds__(WARPS * 32, 3) gemv_kernel(const __grid_constant__ gemv_job job)
 {
     __shared__ float sums[2][WARPS][8 * SUM_STRIDE];
-    cuda_release();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int n_chunk = (job.in + CHUNK - 1) / CHUNK;
     const uint64_t policy = read_once_policy();
@@ -276,10 +223,10 @@ __global__ void __launch_bounds__(WARPS * 32) gemv_plain(const __grid_constant__
             float s0 = warp_sum(sum[0][i]), s1 = warp_sum(sum[1][i]);
             if (i >= job.n || lane != i || row >= p.out) continue;
             if (GATED)
-                put_gated<T>(job, row, i, s0, s1);
+                gemv_put_gated<T>(job, row, i, s0, s1);
             else
-                put<T>(job, p, row, i, s0);
-            if (!GATED && row + 1 < p.out) put<T>(job, p, row + 1, i, s1);
+                gemv_put<T>(job, p, row, i, s0);
+            if (!GATED && row + 1 < p.out) gemv_put<T>(job, p, row + 1, i, s1);
         }
     }
 }
@@ -293,6 +240,8 @@ template <class T, bool GATED>
 static void start(sq_backend *be, const char *op, const gemv_job &job, bool wide)
 {
     int64_t most = (int64_t)cuda_of(be)->n_sm * BLOCKS_PER_SM;
+    /* blocks that start early gather on the SMs that are done first, and slow them down */
+    const bool exact = sizeof(T) == 2 && wide;
     void (*kernel)(gemv_job) = gemv_plain<T, CUDA_GEMV_ROWS, false, GATED>;
     if constexpr (sizeof(T) == 2) {
         if (wide) kernel = gemv_kernel<T, GATED>;
@@ -303,7 +252,7 @@ static void start(sq_backend *be, const char *op, const gemv_job &job, bool wide
                               : gemv_plain<T, CUDA_GEMV_ROWS, true, GATED>;
     if (sizeof(T) == 4 || !wide) most *= 4; /* these rely on many warps, not on deep loads */
     unsigned grid = (unsigned)(job.n_tile < most ? job.n_tile : most);
-    cuda_launch(be, op, kernel, dim3(grid), dim3(WARPS * 32), 0, job);
+    cuda_launch_when(!exact, be, op, kernel, dim3(grid), dim3(WARPS * 32), 0, job);
 }
 
 /* Fills what all three ops share. False when there is nothing to do or an operand is refused. */
@@ -331,6 +280,7 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
         p->w = w[i]->data;
         p->out = w[i]->shape[0];
         p->first = gated ? 0 : job->n_tile;
+        p->row = gated ? 0 : job->n_row;
         p->y = y[gated ? 0 : i]->data;
         p->y_type = y[gated ? 0 : i]->dtype;
         if (b && b[i] && b[i]->data) {
@@ -338,6 +288,7 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
             p->b_type = b[i]->dtype;
         }
         job->n_tile = p->first + (p->out + tile - 1) / tile;
+        job->n_row = p->row + p->out;
     }
     return job->n > 0 && job->n_tile > 0 && !be->err.code;
 }
@@ -347,6 +298,7 @@ static void multiply(sq_backend *be, const char *op, const gemv_job &job, int n,
     bool wide = aligned(job.x) && job.in % (be->act == SQ_DTYPE_F32 ? 4 : 8) == 0;
     for (int i = 0; i < n; i++)
         wide = wide && aligned(job.part[i].w);
+    if (wide && cuda_gemv_row(be, op, job, gated)) return;
     with_type(be->act, [&](auto t) {
         if (gated)
             start<decltype(t), true>(be, op, job, wide);

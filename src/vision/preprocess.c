@@ -59,6 +59,26 @@ static int clamp_side(int64_t len, int side)
     return len < side ? (int)len : side;
 }
 
+/* Rows [first, first + n) of the window, resized on their own and put in their place. */
+static int resize_band(sq_image *view, const sq_image *im, const resample_plan *whole, int first,
+                       int n, const preprocess_config *cfg, int64_t at_x, int64_t at_y,
+                       sq_error *err)
+{
+    resample_plan plan = *whole;
+    sq_image part;
+    plan.win_y += first;
+    plan.win_h = n;
+    TRY(resample_window(&part, im, &plan, cfg->filter, err));
+    size_t row = (size_t)part.width * 3;
+    for (int y = 0; y < n; y++)
+        memcpy(view->rgb + ((size_t)(at_y + first + y) * (size_t)cfg->side + (size_t)at_x) * 3,
+               part.rgb + (size_t)y * row, row);
+    image_close(&part);
+    return SQ_OK;
+}
+
+enum { BAND_ROWS = 32 }; /* fewer are not worth a thread */
+
 int preprocess_fit(sq_image *view, const sq_image *im, const preprocess_config *cfg,
                    sq_error *err)
 {
@@ -75,18 +95,20 @@ int preprocess_fit(sq_image *view, const sq_image *im, const preprocess_config *
         double level = (double)cfg->mean[c] * 255;
         plan.fill[c] = (uint8_t)(level < 0 ? 0 : level > 255 ? 255 : level);
     }
-    sq_image part;
-    TRY(resample_window(&part, im, &plan, cfg->filter, err));
-    if (part.width == cfg->side && part.height == cfg->side) {
-        *view = part;
-        return SQ_OK;
+    TRY(image_alloc(view, cfg->side, cfg->side, err)); /* zeros: black */
+    int n_band = plan.win_h / BAND_ROWS, rc = SQ_OK;
+    n_band = n_band > cfg->n_threads ? cfg->n_threads : n_band;
+    n_band = n_band < 1 ? 1 : n_band;
+#pragma omp parallel for num_threads(n_band) if (n_band > 1)
+    for (int b = 0; b < n_band; b++) {
+        int first = plan.win_h * b / n_band, end = plan.win_h * (b + 1) / n_band;
+        sq_error own = {0};
+        int failed = resize_band(view, im, &plan, first, end - first, cfg, plan.win_x - v.crop_x,
+                                 plan.win_y - v.crop_y, &own);
+#pragma omp critical
+        if (failed && !rc) rc = error_set(err, failed, "%s", own.text);
     }
-    int rc = image_alloc(view, cfg->side, cfg->side, err);
-    size_t row = (size_t)part.width * 3, at = (size_t)(plan.win_x - v.crop_x) * 3;
-    for (int y = 0; !rc && y < part.height; y++)
-        memcpy(view->rgb + (size_t)(y + plan.win_y - v.crop_y) * (size_t)cfg->side * 3 + at,
-               part.rgb + (size_t)y * row, row);
-    image_close(&part);
+    if (rc) image_close(view);
     return rc;
 }
 

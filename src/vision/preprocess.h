@@ -20,6 +20,7 @@ typedef struct preprocess_config {
     resample_filter filter;
     float rescale;        /* 1/255 */
     float mean[3], std[3];
+    int n_threads;        /* for the resize; 0 is 1 */
 } preprocess_config;
 
 /* out[3,side,side] = (view * rescale - mean) / std, RGB planes. */
