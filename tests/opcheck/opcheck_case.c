@@ -117,6 +117,21 @@ static float fill_one(oc_run *r, oc_fill fill, int64_t cols)
     }
 }
 
+/* Multiples of a power of two, 127 of them in every block: Q8_0 keeps such values as they are, and
+ * bf16 holds its 8 bits. */
+static void make_exact_q8_0(float *row, int64_t cols)
+{
+    for (int64_t at = 0; at < cols; at += Q8_0_BLOCK) {
+        float most = 0x1p-7f;
+        for (int64_t c = at; c < at + Q8_0_BLOCK; c++)
+            most = fmaxf(most, fabsf(row[c]));
+        float unit = exp2f(ceilf(log2f(most))) * 0x1p-7f;
+        for (int64_t c = at; c < at + Q8_0_BLOCK; c++)
+            row[c] = fmaxf(-127, fminf(rintf(row[c] / unit), 127)) * unit;
+        row[at] = copysignf(127 * unit, row[at]);
+    }
+}
+
 static void fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
 {
     int64_t rows = t->shape[0], cols = t->shape[1];
@@ -130,6 +145,7 @@ static void fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
             row[c] = fill_one(r, fill, cols);
             if (r->fill_type) row[c] = oc_round(row[c], r->fill_type);
         }
+        if (oc_unit(r->fill_type) > 0 && t->dtype == SQ_DTYPE_Q8_0) make_exact_q8_0(row, cols);
         convert_from_f32((char *)t->data + (size_t)i * dtype_row_bytes(t->dtype, cols), t->dtype,
                          row, cols);
     }

@@ -128,8 +128,7 @@ static void run_case(oc_run *r, linear_case c)
     r->ops.linear(r->be, &y->dev, &x->dev, &w->dev, b ? &bias : NULL, &c.d);
     r->ref.linear(r->ref_be, &y->want, &x->host, &w->host, &host_bias, &c.d);
     float *rounded = NULL;
-    bool rounds = c.raw || (r->bf16 && c.type == SQ_DTYPE_Q8_0);
-    if (rounds && (r->bf16 || c.x_type != r->act))
+    if (c.raw && (r->bf16 || c.x_type != r->act))
         rounded = rounded_result(r, &c, y, x, w, &host_bias);
     oc_end_either(r, y, rounded);
     free(rounded);
