@@ -350,7 +350,7 @@ static int pick(answer_run *a, int32_t *id, float *gap)
     }
     *id = a->best;
     *gap = a->gap;
-    return sampler_accept(&s->sampler, *id, gap, &s->err);
+    return sampler_accept(&s->sampler, a->best, a->gap, &s->err);
 }
 
 static int text_append(answer_run *a, const char *piece, int n)

@@ -17,6 +17,7 @@ struct sq_model {
     void *notice_user;
     sq_error err;
     void *device_weights; /* where the backend cannot read the files; NULL until needed */
+    sq_error upload_err;  /* a copy that broke off half-way; every later use fails like it */
     bool told_one_view; /* the AnyRes notice is given once */
 };
 

@@ -233,6 +233,7 @@ static digest run_key(const decoder_run *r)
         digest_add(&d, &t[i]->data, sizeof t[i]->data);
     for (int s = 0; s < (r->n_seq ? r->n_seq : 1); s++) {
         digest_add(&d, &r->kv[s]->n_ctx, sizeof r->kv[s]->n_ctx);
+        digest_add(&d, &r->kv[s]->dtype, sizeof r->kv[s]->dtype);
         for (int i = 0; i < r->m->cfg.n_layer; i++) {
             digest_add(&d, &r->kv[s]->k[i].data, sizeof(void *));
             digest_add(&d, &r->kv[s]->v[i].data, sizeof(void *));
