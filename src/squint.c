@@ -158,6 +158,7 @@ static int picture_project(sq_session *s, const vit_output *vis, prune_plan *pla
     if (!x.data || !im->embeds.data || !im->index)
         return error_set(&s->err, SQ_E_NOMEM, "out of memory");
     sparse_rows rows = plan_rows(&full);
+    backend_at(be, "prune", -1);
     be->ops.select_rows(be, &x, &all, &rows);
     TRY(projector_forward(be, proj, &im->embeds, &x, &s->dev, &s->err));
     for (int r = 0; r < plan->n_out; r++)
@@ -270,6 +271,7 @@ static int splice(sq_session *s, const int32_t *ids, int n, int picture, sq_tens
 {
     sq_backend *be = s->m->be;
     int64_t at = 0;
+    backend_at(be, "prompt", -1);
     for (int i = 0; i < n;) {
         if (ids[i] == PROMPT_IMAGE) {
             const sq_tensor *e = &s->image[picture++].embeds;

@@ -140,7 +140,8 @@ typedef struct sq_diff_info {
     const char *op;
     int64_t n;      /* calls that were alike */
     double worst;   /* share of the allowed error */
-    int layer;      /* where that was */
+    const char *part; /* where that was: "vision", "prune", "projector", "prompt", "decoder" */
+    int layer;        /* of the part; -1: none of its layers */
     char shape[64]; /* of its first inputs */
 } sq_diff_info;
 int sq_diff_get(const sq_model *m, int i, sq_diff_info *out);

@@ -199,19 +199,19 @@ static void run_ops(void *user)
     sq_backend *be = r->be;
     const decoder_config *c = &r->m->cfg;
     int n_out = rows_out(r), keep = r->n_seq ? r->n : n_out ? n_out : 1;
-    be->layer = -1;
+    backend_at(be, "decoder", -1);
     if (r->n_seq) {
         sq_tensor id = table_row(r, TABLE_ID, 0);
         be->ops.embed(be, &r->x, &r->m->tok_embd, &id);
     }
     for (int i = 0; i < c->n_layer && !be->err.code; i++) {
-        be->layer = i;
+        backend_at(be, "decoder", i);
         int from = i + 1 < c->n_layer ? 0 : r->n - keep;
         layer_attn(r, &r->m->layer[i], i, from);
         layer_ffn(r, &r->m->layer[i], from);
     }
     if (!n_out) return;
-    be->layer = c->n_layer;
+    backend_at(be, "decoder", c->n_layer);
     sq_tensor x = tensor_rows(&r->x, r->n - n_out, n_out), norm = take(&r->h, n_out, c->dim);
     be->ops.rms_norm(be, &norm, &x, &r->m->norm, c->eps);
     be->ops.linear(be, &r->logits, &norm, &r->m->head, NULL, &(linear_desc){0});
