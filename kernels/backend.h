@@ -63,7 +63,7 @@ struct sq_backend {
     void (*write)(sq_backend *be, void *dst, const void *host_src, size_t size);
     void (*read)(sq_backend *be, void *host_dst, const void *src, size_t size); /* waits for ops */
     void (*sync)(sq_backend *be); /* waits until all ops are done */
-    /* dst[n] of type to = src[n] of type from, which is Q8_0 or a float type; equal types: a copy. */
+    /* dst[n] of type to = src[n] of type from: Q8_0 or a float type; of equal types a copy. */
     void (*convert)(sq_backend *be, void *dst, sq_dtype to, const void *src, sq_dtype from,
                     int64_t n);
     /* Runs fn(user), which may only call ops. A GPU may record it and replay the record when a key

@@ -48,8 +48,7 @@ struct sq_session {
     int n_image, n_turn, n_ctx;
     session_prefix prefix;
     int32_t pending; /* sampled but not yet in the KV cache; -1: none */
-    sq_report report; /* picture times gather here until the first answer */
-    backend_count count; /* of the backend when the report was begun */
+    sq_report report; /* the pictures' times and work gather here until the next answer */
     sq_error err;
 };
 

@@ -325,13 +325,28 @@ int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_ten
     return rc;
 }
 
-int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
-                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
-                 sq_error *err)
+/* A step has one set of RoPE frequencies, and DYNAMIC ones follow the sequence's length. */
+static int step_check(const rope_config *rope, int n_seq, const int32_t *pos, sq_error *err)
 {
     if (n_seq < 1 || n_seq > SQ_STEP_MAX)
         return error_set(err, SQ_E_ARG, "decoder: expected 1..%d sequences, found %d", SQ_STEP_MAX,
                          n_seq);
+    for (int s = 1; rope->scaling == ROPE_SCALING_DYNAMIC && s < n_seq; s++) {
+        int longer = pos[s] > pos[0] ? pos[s] : pos[0];
+        if (pos[s] != pos[0] && longer >= rope->original_ctx)
+            return error_set(err, SQ_E_UNSUPPORTED,
+                             "decoder: one step for sequences of %d and %d tokens: dynamic RoPE "
+                             "tells them apart from %d on",
+                             pos[0] + 1, pos[s] + 1, rope->original_ctx + 1);
+    }
+    return SQ_OK;
+}
+
+int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
+                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
+                 sq_error *err)
+{
+    TRY(step_check(&m->cfg.rope, n_seq, pos, err));
     decoder_run r = {.be = be, .m = m, .kv = kv, .n = n_seq, .n_seq = n_seq, .out = out};
     int rows = TABLE_LEN + m->cfg.n_layer, n_ctx = 0;
     int32_t *table = malloc((size_t)rows * (size_t)n_seq * sizeof *table);
