@@ -114,7 +114,13 @@ sq_dtype oc_act_or_f32(const oc_run *r, int turn);
 float *oc_values(const oc_buf *b);
 /* Element `at` of a host view. */
 float oc_value(const sq_tensor *t, int64_t at);
+/* All of them; to be freed. */
+float *oc_floats(const sq_tensor *t);
 void oc_put(const sq_tensor *t, int64_t at, float value);
+void oc_put_nan(const sq_tensor *t, int64_t row); /* from this row on */
+/* Of the finite ones: the length of a vector, the largest absolute value. */
+double oc_norm(const float *x, int n);
+double oc_largest(const sq_tensor *t);
 /* Scale and slack of every element, to be filled by the case; slack starts as 0. */
 double *oc_scale(oc_buf *b);
 double *oc_slack(oc_buf *b);

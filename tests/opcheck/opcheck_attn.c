@@ -32,8 +32,7 @@ static oc_buf *make_kv(oc_run *r, const attn_case *c, oc_fill fill)
 {
     int64_t dim = (int64_t)c->d.n_head_kv * c->d.head_dim, rows = (int64_t)n_seq(c) * c->d.n_kv;
     oc_buf *b = oc_typed(r, c->kv, rows + c->spare, dim, fill);
-    for (int64_t i = rows * dim; i < (rows + c->spare) * dim; i++)
-        oc_put(&b->host, i, NAN);
+    oc_put_nan(&b->host, rows);
     return b;
 }
 
@@ -45,7 +44,7 @@ static attn_bufs make_inputs(oc_run *r, const attn_case *c, bool values)
     int64_t q_dim = (int64_t)c->d.n_head * c->d.head_dim, last = n_seq(c) - 1;
     int64_t kv_dim = (int64_t)c->d.n_head_kv * c->d.head_dim, kv0 = last * c->d.n_kv;
     b.q = oc_in(r, r->act, (int64_t)n_seq(c) * c->d.n_q, q_dim, fill);
-    for (int64_t i = 0; i < tensor_count(&b.q->host); i++)
+    for (int64_t i = 0, n = tensor_count(&b.q->host); i < n; i++)
         oc_values(b.q)[i] *= factor[c->q];
     b.k = make_kv(r, c, fill);
     if (values) b.v = make_kv(r, c, c->q == Q_PEAKY ? OC_WIDE : OC_RANDOM);
@@ -58,47 +57,28 @@ static attn_bufs make_inputs(oc_run *r, const attn_case *c, bool values)
     return b;
 }
 
-static double row_norm(const sq_tensor *t, int64_t at, int n)
-{
-    double sum = 0;
-    for (int c = 0; c < n; c++) {
-        float x = oc_value(t, at + c);
-        if (oc_is_finite(x)) sum += (double)x * (double)x;
-    }
-    return sqrt(sum);
-}
-
 /* b->bound by Cauchy and Schwarz, after the upload. */
 static void make_bounds(const attn_case *c, attn_bufs *b)
 {
     const attn_desc *d = &c->d;
     int group = d->n_head / d->n_head_kv;
     b->bound = oc_alloc((size_t)n_seq(c) * (size_t)(d->n_q * d->n_head) * sizeof *b->bound);
+    float *k = oc_floats(&b->k->host), *q = oc_floats(&b->q->host);
     double *to = b->bound, k_max[64];
     for (int64_t s = 0; s < n_seq(c); s++) {
         for (int64_t h = 0; h < d->n_head_kv; h++) {
             k_max[h] = 0;
             for (int64_t j = s * d->n_kv; j < (s + 1) * d->n_kv; j++)
                 k_max[h] =
-                    fmax(k_max[h],
-                         row_norm(&b->k->host, (j * d->n_head_kv + h) * d->head_dim, d->head_dim));
+                    fmax(k_max[h], oc_norm(k + (j * d->n_head_kv + h) * d->head_dim, d->head_dim));
         }
         for (int64_t i = s * d->n_q; i < (s + 1) * d->n_q; i++)
             for (int64_t h = 0; h < d->n_head; h++)
-                *to++ =
-                    1 + (double)d->scale * k_max[h / group] *
-                            row_norm(&b->q->host, (i * d->n_head + h) * d->head_dim, d->head_dim);
+                *to++ = 1 + (double)d->scale * k_max[h / group] *
+                                oc_norm(q + (i * d->n_head + h) * d->head_dim, d->head_dim);
     }
-}
-
-static double value_max(const sq_tensor *v)
-{
-    double max = 0;
-    for (int64_t i = 0; i < tensor_count(v); i++) {
-        float x = oc_value(v, i);
-        if (oc_is_finite(x)) max = fmax(max, fabs((double)x));
-    }
-    return max;
+    free(k);
+    free(q);
 }
 
 static void describe(const attn_case *c, char *text, size_t size)
@@ -118,10 +98,9 @@ static float *other_result(oc_run *r, const attn_case *c, const attn_bufs *b, sq
     const sq_tensor *from[] = {&b->k->host, &b->v->host};
     sq_tensor kv[2], out = b->q->host;
     for (int i = 0; i < 2; i++) {
-        int64_t n = tensor_count(from[i]);
-        float *to = oc_alloc((size_t)n * sizeof *to);
-        for (int64_t k = 0; k < n; k++) {
-            to[k] = oc_round(oc_value(from[i], k), t);
+        float *to = oc_floats(from[i]);
+        for (int64_t k = 0, n = tensor_count(from[i]); k < n; k++) {
+            to[k] = oc_round(to[k], t);
             if (absolute && i) to[k] = fabsf(to[k]);
         }
         kv[i] = tensor_2d(to, SQ_DTYPE_F32, from[i]->shape[0], from[i]->shape[1]);
@@ -143,7 +122,7 @@ static void attn_run(oc_run *r, const attn_case *c)
     oc_buf *y = oc_out(r, r->act, b.q->host.shape[0], b.q->host.shape[1]);
     oc_upload(r);
     make_bounds(c, &b);
-    double *scale = oc_scale(y), *slack = oc_slack(y), v_max = value_max(&b.v->host);
+    double *scale = oc_scale(y), *slack = oc_slack(y), v_max = oc_largest(&b.v->host);
     int64_t n = tensor_count(&y->host);
     for (int64_t i = 0; i < n; i++)
         scale[i] = v_max * b.bound[i / d->head_dim];

@@ -210,7 +210,7 @@ static oc_buf *buf_make(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, size_
     b->at = payload_at(r, align);
     b->size = b->at + b->bytes + OC_GUARD;
     b->host_mem = oc_alloc(b->size);
-    for (size_t i = 0; i < b->size; i++)
+    for (size_t i = 0; i < b->size; i = i + 1 == b->at ? b->at + b->bytes : i + 1)
         b->host_mem[i] = oc_guard_byte(i);
     b->dev_mem = device_take(r, b->size);
     b->host = tensor_2d(b->host_mem + b->at, t, rows, cols);
@@ -314,10 +314,45 @@ float oc_value(const sq_tensor *t, int64_t at)
     return f;
 }
 
+float *oc_floats(const sq_tensor *t)
+{
+    int64_t n = tensor_count(t);
+    float *to = oc_alloc((size_t)n * sizeof *to);
+    convert_to_f32(to, t->data, t->dtype, n);
+    for (int64_t i = 0; t->dtype == SQ_DTYPE_I32 && i < n; i++)
+        to[i] = oc_value(t, i);
+    return to;
+}
+
 void oc_put(const sq_tensor *t, int64_t at, float value)
 {
     convert_from_f32((char *)t->data + (size_t)at * dtype_row_bytes(t->dtype, 1), t->dtype, &value,
                      1);
+}
+
+void oc_put_nan(const sq_tensor *t, int64_t row)
+{
+    int64_t cols = t->shape[1];
+    for (int64_t i = row * cols, n = tensor_count(t); i < n; i++)
+        oc_put(t, i, NAN);
+}
+
+double oc_norm(const float *x, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        if (oc_is_finite(x[i])) sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+double oc_largest(const sq_tensor *t)
+{
+    float *x = oc_floats(t);
+    double max = 0;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+        if (oc_is_finite(x[i])) max = fmax(max, fabs((double)x[i]));
+    free(x);
+    return max;
 }
 
 double *oc_scale(oc_buf *b)

@@ -23,23 +23,26 @@ static sq_dtype operand_type(const oc_run *r)
     return r->bf16 ? SQ_DTYPE_BF16 : r->act;
 }
 
-/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|. */
-static void product_scale(double *scale, const oc_buf *x, const oc_buf *w, double rest)
+static sq_tensor absolute(const sq_tensor *t)
 {
-    int64_t in = w->host.shape[1], out = w->host.shape[0];
-    float *row = oc_alloc((size_t)in * sizeof *row);
-    size_t stride = dtype_row_bytes(w->host.dtype, in);
-    for (int64_t o = 0; o < out; o++) {
-        convert_to_f32(row, (const char *)w->host.data + (size_t)o * stride, w->host.dtype, in);
-        for (int64_t i = 0; i < x->host.shape[0]; i++) {
-            const float *xi = oc_values(x) + i * in;
-            double sum = rest; /* the bias and what y held */
-            for (int64_t k = 0; k < in; k++)
-                sum += fabs((double)xi[k] * (double)row[k]);
-            scale[i * out + o] = (8 + sqrt((double)in)) * sum;
-        }
-    }
-    free(row);
+    sq_tensor a = tensor_2d(oc_floats(t), SQ_DTYPE_F32, t->shape[0], t->shape[1]);
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+        ((float *)a.data)[i] = fabsf(((float *)a.data)[i]);
+    return a;
+}
+
+/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|. */
+static void product_scale(oc_run *r, double *scale, const oc_buf *x, const oc_buf *w, double rest)
+{
+    int64_t n = x->host.shape[0], in = w->host.shape[1], out = w->host.shape[0];
+    sq_tensor xs = absolute(&x->host), ws = absolute(&w->host);
+    sq_tensor sum = tensor_2d(oc_alloc((size_t)(n * out) * sizeof(float)), SQ_DTYPE_F32, n, out);
+    r->ref.linear(r->ref_be, &sum, &xs, &ws, NULL, &(linear_desc){0});
+    for (int64_t i = 0; i < n * out; i++) /* rest: the bias and what y held */
+        scale[i] = (8 + sqrt((double)in)) * (rest + (double)((float *)sum.data)[i]);
+    free(xs.data);
+    free(ws.data);
+    free(sum.data);
 }
 
 /* A device may round the product to y's 16 bits before it adds the bias and applies act. */
@@ -58,27 +61,22 @@ static void product_slack(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w
 }
 
 /* The activations' slopes stay below 1.13 and their own error below a few eps. */
-static void linear_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w,
+static void linear_scale(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w,
                          const linear_case *c)
 {
     /* With bf16 compute oneDNN applies its own approximations: gelu_tanh is up to 4e-6 off. */
     double act_error = r->bf16 && c->d.act ? 1e-5 / r->tol->max : 0;
     double *scale = oc_scale(y), slope = c->d.act ? 1.3 : 1;
     bool tiny = c->fill == OC_TINY && !c->bias && !c->d.add;
-    product_scale(scale, x, w, tiny ? 0 : 2);
+    product_scale(r, scale, x, w, tiny ? 0 : 2);
     for (int64_t i = 0; i < (int64_t)c->n * c->out; i++)
         scale[i] = act_error + slope * scale[i];
 }
 
 static float *rounded_copy(const sq_tensor *from, sq_dtype t)
 {
-    int64_t rows = from->shape[0], cols = from->shape[1];
-    float *to = oc_alloc((size_t)(rows * cols) * sizeof *to);
-    for (int64_t i = 0; i < rows; i++)
-        convert_to_f32(to + i * cols,
-                       (const char *)from->data + (size_t)i * dtype_row_bytes(from->dtype, cols),
-                       from->dtype, cols);
-    for (int64_t i = 0; i < rows * cols; i++)
+    float *to = oc_floats(from);
+    for (int64_t i = 0, n = tensor_count(from); i < n; i++)
         to[i] = oc_round(to[i], t);
     return to;
 }
@@ -243,7 +241,7 @@ static void many_run(oc_run *r, int n, int in, const int *out, int count, int v)
     if (v % 3 == 0 && n > 1) oc_values(x)[in + in / 2] = NAN;
     oc_upload(r);
     for (int i = 0; i < count; i++) {
-        product_scale(oc_scale(y[i]), x, w[i], 2);
+        product_scale(r, oc_scale(y[i]), x, w[i], 2);
         if (b[i]) product_slack(r, y[i], x, w[i], 1);
     }
     r->ops.linear_many(r->be, yd, &x->dev, wd, bd, count);
@@ -268,15 +266,15 @@ void oc_check_linear_many(oc_run *r)
 }
 
 /* Errors of g and u, their own products' and their rounding in scratch, on silu(g) u. */
-static void gated_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *gate,
-                        const oc_buf *up, const oc_buf *scratch)
+static void gated_scale(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *gate, const oc_buf *up,
+                        const oc_buf *scratch)
 {
     int64_t count = tensor_count(&y->host);
     const float *g = scratch->want.data, *u = g + count;
     double *scale = oc_scale(y), *slack = oc_slack(y);
     double *gs = oc_alloc((size_t)count * sizeof *gs), *us = oc_alloc((size_t)count * sizeof *us);
-    product_scale(gs, x, gate, 0);
-    product_scale(us, x, up, 0);
+    product_scale(r, gs, x, gate, 0);
+    product_scale(r, us, x, up, 0);
     for (int64_t i = 0; i < count; i++) {
         double s = 1 / (1 + exp(-(double)g[i])), silu = (double)g[i] * s;
         double slope = fabs(s * (1 + (double)g[i] * (1 - s)));

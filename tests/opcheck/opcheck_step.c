@@ -28,8 +28,7 @@ static oc_buf *make_cache(oc_run *r, const step_case *c, int seq)
 {
     int64_t dim = (int64_t)c->n_head_kv * c->head_dim, rows = c->len[seq] + 1 + c->spare;
     oc_buf *b = oc_typed_out(r, c->cache, rows, dim, OC_RANDOM);
-    for (int64_t i = c->len[seq] * dim; i < rows * dim; i++)
-        oc_put(&b->host, i, NAN);
+    oc_put_nan(&b->host, c->len[seq]);
     if (c->nan_kv == seq && c->len[seq]) oc_put(&b->host, dim / 2, NAN);
     return b;
 }
@@ -57,16 +56,6 @@ static step_bufs make_step(oc_run *r, const step_case *c)
     return b;
 }
 
-static double norm_of(const sq_tensor *t, int64_t at, int n)
-{
-    double sum = 0;
-    for (int c = 0; c < n; c++) {
-        double x = (double)oc_value(t, at + c);
-        if (isfinite(x)) sum += x * x;
-    }
-    return sqrt(sum);
-}
-
 /* Allowed errors of the caches: v and what was there keep their bits, the new row of k is rotated,
  * and may be rounded to the activations' type before the cache's. */
 static void cache_limits(const oc_run *r, const step_case *c, const step_bufs *b, int seq)
@@ -91,18 +80,16 @@ static void out_limits(const oc_run *r, const step_case *c, const step_bufs *b, 
                        float scale_qk)
 {
     int group = c->n_head / c->n_head_kv;
-    double unit = r->unit + (r->be->resident ? oc_unit(c->cache) : 0), v_max = 0;
-    double *scale = oc_scale(b->out);
-    for (int64_t i = 0; i < tensor_count(&b->cv[seq]->want); i++) {
-        double x = fabs((double)oc_value(&b->cv[seq]->want, i));
-        if (isfinite(x) && x > v_max) v_max = x;
-    }
+    double unit = r->unit + (r->be->resident ? oc_unit(c->cache) : 0);
+    double *scale = oc_scale(b->out), v_max = oc_largest(&b->cv[seq]->want), k_max = 0;
+    float *k = oc_floats(&b->ck[seq]->want);
     for (int64_t h = 0; h < c->n_head; h++) {
-        double k_max = 0,
-               q = norm_of(&b->q->want, (seq * c->n_head + h) * c->head_dim, c->head_dim);
-        for (int64_t j = 0; j <= c->len[seq]; j++)
-            k_max = fmax(k_max, norm_of(&b->ck[seq]->want,
-                                        (j * c->n_head_kv + h / group) * c->head_dim, c->head_dim));
+        const float *qh = (float *)b->q->want.data + (seq * c->n_head + h) * c->head_dim;
+        double q = oc_norm(qh, c->head_dim);
+        if (h % group == 0) k_max = 0;
+        for (int64_t j = 0; h % group == 0 && j <= c->len[seq]; j++)
+            k_max =
+                fmax(k_max, oc_norm(k + (j * c->n_head_kv + h / group) * c->head_dim, c->head_dim));
         double bound = (double)scale_qk * q * k_max;
         for (int64_t i = 0; i < c->head_dim; i++) {
             int64_t at = (seq * c->n_head + h) * c->head_dim + i;
@@ -110,6 +97,7 @@ static void out_limits(const oc_run *r, const step_case *c, const step_bufs *b, 
             b->out->slack[at] = 2 * unit * (1 + bound) * v_max;
         }
     }
+    free(k);
 }
 
 /* A CPU attends to the rows as they are in its caches: so does the reference, whose own new row may
