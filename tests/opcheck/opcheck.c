@@ -156,25 +156,42 @@ static int run_all(oc_run *r, const options *o)
     return r->failed || !r->checks ? 1 : 0;
 }
 
+/* True when this machine lacks what was asked for: there is no such device, or the CPU cannot
+ * compute so. A device that is there and does not start is no reason to skip. */
+static bool is_absent(const backend_options *o, int rc)
+{
+    sq_error why = {0};
+    backend_device found = {.err = {0}};
+    if (rc != SQ_E_BACKEND) return false;
+    if (!strstr(o->name, "cuda") || backend_cuda.probe(&why)) return true;
+    return backend_cuda.device(o->device, &found) == SQ_OK && found.err.code;
+}
+
+static int open_backends(oc_run *r, const options *o)
+{
+    sq_error err = {0};
+    backend_options plain = {
+        .name = "cpu", .n_threads = 1, .compute = SQ_COMPUTE_F32, .cpu_mask = SQ_CPU_NOTHING};
+    int rc = backend_open(&r->be, &o->backend, &err);
+    bool skip = is_absent(&o->backend, rc);
+    if (!rc) rc = backend_open(&r->ref_be, &plain, &err);
+    if (!rc) return 0;
+    printf("%s: %s\n", skip ? "skipped" : "FAILED", err.text);
+    return skip ? EXIT_SKIP : 1;
+}
+
 int main(int argc, char **argv)
 {
     static oc_run r;
     options o;
-    sq_error err = {0};
     int rc = parse(&o, argc, argv);
     if (rc) return rc;
     if ((cpu_detect() & o.need) != o.need) {
         printf("skipped: this CPU lacks what the mask asks for\n");
         return EXIT_SKIP;
     }
-    backend_options plain = {
-        .name = "cpu", .n_threads = 1, .compute = SQ_COMPUTE_F32, .cpu_mask = SQ_CPU_NOTHING};
-    rc = backend_open(&r.be, &o.backend, &err);
-    if (!rc) rc = backend_open(&r.ref_be, &plain, &err);
-    if (rc) {
-        printf("skipped: %s\n", err.text);
-        rc = rc == SQ_E_BACKEND ? EXIT_SKIP : 1;
-    } else {
+    rc = open_backends(&r, &o);
+    if (!rc) {
         run_prepare(&r);
         rc = !o.bench ? run_all(&r, &o) : r.be->resident ? oc_bench_device(&r) : oc_bench(&r);
         if (r.pool) r.be->memory.free(r.be->memory.user, r.pool);
