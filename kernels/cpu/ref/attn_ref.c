@@ -20,6 +20,26 @@ static sq_tensor rows_f32(const sq_tensor *t, int64_t first, int n, float *room)
     return rows;
 }
 
+/* Keys of one head, packed. */
+static int64_t head_size(const attn_desc *d)
+{
+    return (int64_t)(d->n_kv + 3) / 4 * 4 * d->head_dim;
+}
+
+static double *keys_room(arena *mem, const attn_desc *d)
+{
+    return arena_alloc(mem, (size_t)(d->n_head_kv * head_size(d)) * sizeof(double));
+}
+
+/* to[n_head_kv] = the keys of sequence s; room as rows_f32 needs it. */
+static void pack_keys(double *to, const sq_tensor *k, int64_t s, const attn_desc *d, float *room)
+{
+    int64_t dim = d->head_dim, stride = d->n_head_kv * dim;
+    sq_tensor rows = rows_f32(k, s * d->n_kv, d->n_kv, room);
+    for (int64_t h = 0; h < d->n_head_kv; h++)
+        pack_rows(to + h * head_size(d), (const float *)rows.data + h * dim, stride, d->n_kv, dim);
+}
+
 static int sequences(const attn_desc *d)
 {
     return d->n_seq > 1 ? d->n_seq : 1;
@@ -36,20 +56,20 @@ static void visible(const attn_desc *d, int i, int *lo, int *hi)
 }
 
 /* logit[lo..hi) = scale * q_i k_j for one head; keys outside get -inf. */
-static void logits_of(double *logit, const sq_tensor *q, const sq_tensor *k, int i, int h,
+static void logits_of(double *logit, const sq_tensor *q, const double *keys, int i, int h,
                       const attn_desc *d)
 {
-    int lo, hi, hk = h / (d->n_head / d->n_head_kv);
+    int lo, hi;
+    const double *k = keys + h / (d->n_head / d->n_head_kv) * head_size(d);
     const float *qi = (const float *)q->data + ((int64_t)i * d->n_head + h) * d->head_dim;
     visible(d, i, &lo, &hi);
     for (int j = 0; j < d->n_kv; j++)
         logit[j] = -INFINITY;
-    for (int j = lo; j < hi; j++) {
-        const float *kj = (const float *)k->data + ((int64_t)j * d->n_head_kv + hk) * d->head_dim;
-        double sum = 0;
-        for (int c = 0; c < d->head_dim; c++)
-            sum += (double)qi[c] * (double)kj[c];
-        logit[j] = sum * (double)d->scale;
+    for (int64_t j = lo / 4 * 4; j < hi; j += 4) {
+        double sum[4] = {0};
+        add_products(sum, (const double(*)[4])(k + j * d->head_dim), qi, d->head_dim);
+        for (int64_t e = 0; e < 4; e++)
+            if (j + e >= lo && j + e < hi) logit[j + e] = sum[e] * (double)d->scale;
     }
 }
 
@@ -64,14 +84,14 @@ static void softmax(double *p, int n)
         p[j] /= sum;
 }
 
-static void attn_sequence(sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
+static void attn_sequence(sq_tensor *out, const sq_tensor *q, const double *keys,
                           const sq_tensor *v, const attn_desc *d, double *p, double *sum)
 {
     for (int i = 0; i < d->n_q; i++)
         for (int h = 0; h < d->n_head; h++) {
             int hk = h / (d->n_head / d->n_head_kv);
             float *o = (float *)out->data + ((int64_t)i * d->n_head + h) * d->head_dim;
-            logits_of(p, q, k, i, h, d);
+            logits_of(p, q, keys, i, h, d);
             softmax(p, d->n_kv);
             for (int c = 0; c < d->head_dim; c++)
                 sum[c] = 0;
@@ -91,14 +111,15 @@ void attn_ref(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tenso
 {
     arena mem = {0};
     double *p = arena_alloc(&mem, (size_t)(d->n_kv + d->head_dim) * sizeof *p);
-    float *k_room = rows_room(&mem, k, d->n_kv), *v_room = rows_room(&mem, v, d->n_kv);
-    if (!p || !k_room || !v_room) error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
-    for (int64_t s = 0; p && k_room && v_room && s < sequences(d); s++) {
+    double *keys = keys_room(&mem, d);
+    float *room = rows_room(&mem, k, d->n_kv); /* k and v have as many columns */
+    if (!p || !keys || !room) error_set(&be->err, SQ_E_NOMEM, "attn: out of memory");
+    for (int64_t s = 0; p && keys && room && s < sequences(d); s++) {
         sq_tensor ys = tensor_rows(out, s * d->n_q, d->n_q);
         sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
-        sq_tensor ks = rows_f32(k, s * d->n_kv, d->n_kv, k_room);
-        sq_tensor vs = rows_f32(v, s * d->n_kv, d->n_kv, v_room);
-        attn_sequence(&ys, &qs, &ks, &vs, d, p, p + d->n_kv);
+        pack_keys(keys, k, s, d, room);
+        sq_tensor vs = rows_f32(v, s * d->n_kv, d->n_kv, room);
+        attn_sequence(&ys, &qs, keys, &vs, d, p, p + d->n_kv);
     }
     arena_close(&mem);
 }
@@ -130,14 +151,14 @@ void attn_rows_ref(sq_backend *be, sq_tensor *score, const sq_tensor *q, const s
                    const int32_t *row, int n_row, bool logits, const attn_desc *d)
 {
     arena mem = {0};
-    double *p = arena_alloc(&mem, (size_t)d->n_kv * sizeof *p);
+    double *p = arena_alloc(&mem, (size_t)d->n_kv * sizeof *p), *keys = keys_room(&mem, d);
     float *to = score->data, *room = rows_room(&mem, k, d->n_kv);
-    if (!p || !room) error_set(&be->err, SQ_E_NOMEM, "attn_rows: out of memory");
-    for (int64_t s = 0; p && room && s < sequences(d); s++) {
+    if (!p || !keys || !room) error_set(&be->err, SQ_E_NOMEM, "attn_rows: out of memory");
+    for (int64_t s = 0; p && keys && room && s < sequences(d); s++) {
         sq_tensor qs = tensor_rows(q, s * d->n_q, d->n_q);
-        sq_tensor ks = rows_f32(k, s * d->n_kv, d->n_kv, room);
+        pack_keys(keys, k, s, d, room);
         for (int v = 0; v < n_row * d->n_head; v++) {
-            logits_of(p, &qs, &ks, row[v / d->n_head], v % d->n_head, d);
+            logits_of(p, &qs, keys, row[v / d->n_head], v % d->n_head, d);
             if (!logits) softmax(p, d->n_kv);
             for (int j = 0; j < d->n_kv; j++)
                 *to++ = (float)p[j];
@@ -147,7 +168,7 @@ void attn_rows_ref(sq_backend *be, sq_tensor *score, const sq_tensor *q, const s
 }
 
 /* col[n] is scratch. */
-static void means_sequence(float *received, float *given, const sq_tensor *q, const sq_tensor *k,
+static void means_sequence(float *received, float *given, const sq_tensor *q, const double *keys,
                            int first, bool logits, const attn_desc *d, double *p, double *col)
 {
     int n = d->n_kv, m = n - first;
@@ -156,7 +177,7 @@ static void means_sequence(float *received, float *given, const sq_tensor *q, co
     for (int i = first; i < n; i++) {
         double row = 0;
         for (int h = 0; h < d->n_head; h++) {
-            logits_of(p, q, k, i, h, d);
+            logits_of(p, q, keys, i, h, d);
             if (!logits) softmax(p, n);
             for (int j = first; j < n; j++) {
                 col[j] += p[j];
@@ -174,12 +195,13 @@ void attn_means_ref(sq_backend *be, sq_tensor *received, sq_tensor *given, const
 {
     int n = d->n_kv, m = n - first;
     arena mem = {0};
-    double *p = arena_alloc(&mem, (size_t)n * 2 * sizeof *p);
+    double *p = arena_alloc(&mem, (size_t)n * 2 * sizeof *p), *keys = keys_room(&mem, d);
     float *room = rows_room(&mem, k, n);
-    if (!p || !room) error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
-    for (int64_t s = 0; p && room && s < sequences(d); s++) {
-        sq_tensor qs = tensor_rows(q, s * n, n), ks = rows_f32(k, s * n, n, room);
-        means_sequence((float *)received->data + s * m, (float *)given->data + s * m, &qs, &ks,
+    if (!p || !keys || !room) error_set(&be->err, SQ_E_NOMEM, "attn_means: out of memory");
+    for (int64_t s = 0; p && keys && room && s < sequences(d); s++) {
+        sq_tensor qs = tensor_rows(q, s * n, n);
+        pack_keys(keys, k, s, d, room);
+        means_sequence((float *)received->data + s * m, (float *)given->data + s * m, &qs, keys,
                        first, logits, d, p, p + n);
     }
     arena_close(&mem);

@@ -109,34 +109,13 @@ void rope_append_ref(sq_backend *be, sq_tensor *q, sq_tensor *k, const sq_tensor
     cache_rows(cache_v, v, at);
 }
 
-/* to[n/4][in][4]: four rows of x side by side; past the last row that one again. */
-static void pack_rows(double *to, const float *x, int64_t n, int64_t in)
-{
-    for (int64_t i = 0; i < (n + 3) / 4 * 4; i++) {
-        const float *row = x + (i < n ? i : n - 1) * in;
-        for (int64_t c = 0; c < in; c++)
-            to[(i / 4 * in + c) * 4 + i % 4] = (double)row[c];
-    }
-}
-
-/* sum[e] += x[0][e] w[0] + x[1][e] w[1] + ... in this order. One sum alone would wait for every
- * addition; four of them run side by side. */
-static void add_products(double sum[4], const double (*x)[4], const float *w, int64_t in)
-{
-    double s[4] = {sum[0], sum[1], sum[2], sum[3]};
-    for (int64_t c = 0; c < in; c++)
-        for (int e = 0; e < 4; e++)
-            s[e] += x[c][e] * (double)w[c];
-    memcpy(sum, s, sizeof s);
-}
-
 /* The products of a few rows; x4 and wr are scratch. */
 static void linear_rows(const sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
                         const sq_tensor *b, const linear_desc *d, double *x4, float *wr)
 {
     int64_t n = x->shape[0], in = w->shape[1], out = w->shape[0];
     size_t row = dtype_row_bytes(w->dtype, in);
-    pack_rows(x4, x->data, n, in);
+    pack_rows(x4, x->data, in, n, in);
     for (int64_t o = 0; o < out; o++) {
         float bias = 0;
         if (b && b->data)
