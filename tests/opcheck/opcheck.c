@@ -1,4 +1,4 @@
-/* opcheck [--backend cpu|cuda] [--device N] [--mask none|avx2|avx512|all]
+/* opcheck [--backend cpu|cuda|emulated] [--device N] [--mask none|avx2|avx512|all]
  *         [--compute f32|bf16|f16] [--slot NAME] [--threads N] [--self-test | --bench]
  * Exits 0 when every check passed, 1 when one failed, 2 on a bad argument, 77 when this machine
  * cannot run what was asked for. The last line counts. */
@@ -172,7 +172,8 @@ static int open_backends(oc_run *r, const options *o)
     sq_error err = {0};
     backend_options plain = {
         .name = "cpu", .n_threads = 1, .compute = SQ_COMPUTE_F32, .cpu_mask = SQ_CPU_NOTHING};
-    int rc = backend_open(&r->be, &o->backend, &err);
+    bool emulated = strcmp(o->backend.name, "emulated") == 0;
+    int rc = (emulated ? oc_emulated_open : backend_open)(&r->be, &o->backend, &err);
     bool skip = is_absent(&o->backend, rc);
     if (!rc) rc = backend_open(&r->ref_be, &plain, &err);
     if (!rc) return 0;

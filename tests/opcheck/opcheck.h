@@ -190,6 +190,9 @@ void oc_check_by_hand(oc_run *r);
 /* Every planted fault must be reported; counts one check a fault. */
 void oc_self_test(oc_run *r);
 
+/* Opens the backend "emulated". */
+int oc_emulated_open(sq_backend **be, const backend_options *o, sq_error *err);
+
 /* Times the hot slots: on the CPU, and on a device whose work runs beside the host's. */
 int oc_bench(oc_run *r);
 int oc_bench_device(oc_run *r);
