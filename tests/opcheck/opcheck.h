@@ -22,8 +22,9 @@ typedef enum oc_fill {
     OC_TINY,   /* denormal numbers and the smallest normal ones */
     OC_HUGE,   /* around 1e15: squares still fit f32; 100 where f16 holds them */
     OC_ZERO,
-    OC_OFFSET, /* 1000 + noise: what cancels must not be lost */
-    OC_ONE_PER /* 1 / (row length): sums stay small */
+    OC_OFFSET,  /* 1000 + noise: what cancels must not be lost */
+    OC_ONE_PER, /* 1 / (row length): sums stay small */
+    OC_LATER    /* the case fills it */
 } oc_fill;
 
 /* How an element's error is measured: against its own value or the largest of its row; or the
@@ -45,7 +46,7 @@ typedef struct oc_buf {
     double *slack; /* [count] or NULL: error that is allowed besides, absolute */
 } oc_buf;
 
-enum { OC_MAX_BUFS = 24, OC_GUARD = 256 };
+enum { OC_MAX_BUFS = 2 * SQ_STEP_MAX + 8, OC_GUARD = 256 };
 #define OC_EXACT (-1.0)
 #define OC_ANY (-2.0)
 
@@ -82,6 +83,8 @@ typedef struct oc_run {
     unsigned char *pool; /* a device's memory for one case after the other */
     size_t pool_size, pool_used;
     uint64_t seed;
+    double most;            /* multiply-adds of a case; 0: any number */
+    int left_out;           /* cases that would have taken more */
     bool quiet, stop_early; /* self-test: nothing printed, first failure ends the slot */
     long checks, failed, printed;
     oc_slot_count count[40]; /* by tolerance row */
@@ -89,6 +92,8 @@ typedef struct oc_run {
                    void *user); /* the backend's, or with a planted fault */
 } oc_run;
 
+/* True when this run leaves a case of so many multiply-adds out. */
+bool oc_costs_too_much(oc_run *r, double multiply_adds);
 /* False when the case must not run (self-test, after the first failure). */
 bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -179,6 +184,9 @@ void oc_check_attn_step(oc_run *r);
 void oc_check_attn_rows(oc_run *r);
 void oc_check_attn_means(oc_run *r);
 void oc_check_argmax(oc_run *r);
+/* Those of many keys only. */
+void oc_check_attn_long(oc_run *r);
+void oc_check_attn_step_long(oc_run *r);
 /* What is no slot: read, write and convert; region. */
 void oc_check_memory(oc_run *r);
 void oc_check_convert(oc_run *r);

@@ -49,9 +49,16 @@ bool oc_is_nan(float f)
 
 const char *oc_fill_name(oc_fill f)
 {
-    static const char *const name[] = {"random", "wide", "ties",   "tiny",
-                                       "huge",   "zero", "offset", "small"};
+    static const char *const name[] = {"random", "wide",   "ties",  "tiny", "huge",
+                                       "zero",   "offset", "small", "own"};
     return name[f];
+}
+
+bool oc_costs_too_much(oc_run *r, double multiply_adds)
+{
+    bool much = r->most > 0 && multiply_adds > r->most;
+    r->left_out += much;
+    return much;
 }
 
 bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
@@ -135,6 +142,7 @@ static void make_exact_q8_0(float *row, int64_t cols)
 static void fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
 {
     int64_t rows = t->shape[0], cols = t->shape[1];
+    if (fill == OC_LATER) return;
     if (t->dtype == SQ_DTYPE_I32 || t->dtype == SQ_DTYPE_U8) {
         memset(t->data, 0, tensor_bytes(t));
         return;

@@ -100,9 +100,11 @@ static oc_diff compare(const oc_tolerance *tol, const oc_buf *b, const unsigned 
     for (int64_t i = 0; i < n; i++) {
         if (b->measure == OC_BY_ROW && i % cols == 0) row = row_scale(w + i, cols);
         double scale = b->scale ? b->scale[i] : b->measure == OC_BY_ROW ? row : fabs((double)w[i]);
+        if (scale == OC_ANY || (scale == OC_EXACT && memcmp(&g[i], &w[i], sizeof g[i]) == 0))
+            continue;
         if (scale == OC_EXACT)
             compare_exactly(&d, round, i, g[i], w[i]);
-        else if (scale != OC_ANY)
+        else
             compare_one(&d, &s, tol, b, round, i, scale, g[i], w[i]);
     }
     /* Where the values cancel out, a quarter of the error model (all of it for one value). */
