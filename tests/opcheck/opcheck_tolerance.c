@@ -49,9 +49,8 @@ static const oc_tolerance table[] = {
     {"attn 16", 1e-6, 2.4e-7, 1e-41,
      "besides u of sum p|v|: p is rounded to 16 bits; other keys may be rounded to q's type"},
     {"attn_step", 1e-6, 2.4e-7, 1e-41,
-     "as attn; a device may attend to the new row before it is rounded to the cache's 16 bits"},
-    {"attn_step 16", 1e-6, 2.4e-7, 1e-41,
-     "besides 2 u (1 + L) max|v|: the rotated q and the new row of k may be rounded, or not"},
+     "as attn: q is rotated and stays in f32, keys and values are those of the caches, the new row "
+     "too; rotated k 2 eps"},
     {"attn_rows", 1e-6, 2.4e-7, 1e-37, "2 eps of (1 + L) p; p below f32's range may be 0"},
     {"attn_means", 1e-6, 2.4e-7, 1e-37, "2 eps of (1 + L) mean; logits 2 eps of L"},
     {"argmax", 0, 0, 0, "comparisons and one difference: the same bits"},
