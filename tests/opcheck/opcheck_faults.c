@@ -408,6 +408,21 @@ static void gated_swapped(sq_backend *be, sq_tensor *y, const sq_tensor *x, cons
     be->ops.linear_gated(be, y, x, up, gate, scratch);
 }
 
+/* What large gates give is another, by one part in 8 where 16 bits allow one in 100. */
+static void gated_large_off(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *gate,
+                            const sq_tensor *up, sq_tensor *scratch)
+{
+    const linear_desc d = {SQ_ACT_NONE, false};
+    sq_tensor g = tensor_rows(scratch, 0, x->shape[0]);
+    be->ops.linear_gated(be, y, x, gate, up, scratch);
+    be->ops.linear(be, &g, x, gate, NULL, &d);
+    float *gates = oc_fetch(be, &g), *v = oc_fetch(be, y);
+    for (int64_t i = 0; i < tensor_count(y); i++)
+        if (gates[i] > 1500) v[i] *= 1.125f;
+    oc_put_back(be, y, v);
+    free(gates);
+}
+
 /* What lies behind scratch is used too. */
 static void gated_past_scratch(sq_backend *be, sq_tensor *y, const sq_tensor *x,
                                const sq_tensor *gate, const sq_tensor *up, sq_tensor *scratch)
@@ -647,6 +662,7 @@ static const oc_fault faults[] = {
     {"second bias forgotten", "linear_many", {.linear_many = many_first_bias}},
     {"last product left out", "linear_many", {.linear_many = many_one_left}},
     {"gate and up swapped", "linear_gated", {.linear_gated = gated_swapped}},
+    {"large gates off", "linear_gated", {.linear_gated = gated_large_off}},
     {"written past scratch", "linear_gated", {.linear_gated = gated_past_scratch}},
     {"pairs of the other kind", "rope_append", {.rope_append = rope_other_pairs}},
     {"position off by one", "rope_append", {.rope_append = rope_next_position}},

@@ -265,30 +265,42 @@ void oc_check_linear_many(oc_run *r)
     many_run(r, 577, 1024, qkv, 3, 7);
 }
 
+static double silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+/* How far silu moves at most when its argument does by d: it falls to its minimum, then rises. */
+static double silu_moves(double x, double d)
+{
+    const double lowest = -1.2784645427610738;
+    double most = fmax(fabs(silu(x + d) - silu(x)), fabs(silu(x - d) - silu(x)));
+    return x - d < lowest && lowest < x + d ? fmax(most, silu(x) - silu(lowest)) : most;
+}
+
 /* Errors of g and u, their own products' and their rounding in scratch, on silu(g) u. */
 static void gated_scale(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *gate, const oc_buf *up,
                         const oc_buf *scratch)
 {
     int64_t count = tensor_count(&y->host);
-    const float *g = scratch->want.data, *u = g + count;
+    const float *gs = scratch->want.data, *us = gs + count;
     double *scale = oc_scale(y), *slack = oc_slack(y);
-    double *gs = oc_alloc((size_t)count * sizeof *gs), *us = oc_alloc((size_t)count * sizeof *us);
-    product_scale(r, gs, x, gate, 0);
-    product_scale(r, us, x, up, 0);
+    double *g_sum = oc_alloc((size_t)count * sizeof *g_sum);
+    double *u_sum = oc_alloc((size_t)count * sizeof *u_sum);
+    product_scale(r, g_sum, x, gate, 0);
+    product_scale(r, u_sum, x, up, 0);
     for (int64_t i = 0; i < count; i++) {
-        double s = 1 / (1 + exp(-(double)g[i])), silu = (double)g[i] * s;
-        double slope = fabs(s * (1 + (double)g[i] * (1 - s)));
-        double from_g = slope * fabs((double)u[i]), from_u = fabs(silu);
-        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) from_g = from_u = 0;
-        scale[i] = from_g * gs[i] + from_u * us[i] + 10 * fabs(silu * (double)u[i]);
-        double dg = r->unit * fabs((double)g[i]) + oc_least(r->act); /* their rounding */
-        double du = r->unit * fabs((double)u[i]) + oc_least(r->act);
-        slack[i] = from_g * dg * exp(dg) + from_u * du;
-        if (g[i] < -85) slack[i] += 1e-29 * (1 + fabs((double)u[i])); /* as silu_mul: exp's range */
-        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) scale[i] = slack[i] = 0;
+        double g = (double)gs[i], u = (double)us[i], s = 1 / (1 + exp(-g));
+        double slope = fabs(s * (1 + g * (1 - s)));
+        scale[i] = slope * fabs(u) * g_sum[i] + fabs(silu(g)) * (u_sum[i] + 10 * fabs(u));
+        double du = r->unit * fabs(u) + oc_least(r->act); /* their rounding */
+        double moves = silu_moves(g, r->unit * fabs(g) + oc_least(r->act));
+        slack[i] = moves * (fabs(u) + du) + fabs(silu(g)) * du;
+        if (g < -85) slack[i] += 1e-29 * (1 + fabs(u)); /* as silu_mul: exp's range */
+        if (!oc_is_finite(gs[i]) || !oc_is_finite(us[i])) scale[i] = slack[i] = 0;
     }
-    free(gs);
-    free(us);
+    free(g_sum);
+    free(u_sum);
 }
 
 static void gated_run(oc_run *r, int n, int in, int out, int v)

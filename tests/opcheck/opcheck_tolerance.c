@@ -27,7 +27,7 @@ static const oc_tolerance table[] = {
      "the products' errors times the slopes of silu(g) u, then as silu_mul"},
     {"linear_gated bf16", 1e-6, 6e-8, 1e-35, "as linear_gated, with linear bf16's products"},
     {"linear_gated 16", 1e-6, 6e-8, 1e-35,
-     "besides, g and u may be rounded: u of each, times slope"},
+     "besides, g and u may be rounded: u of each, and what that moves silu by"},
     {"layer_norm", 2e-6, 1e-6, 1e-41,
      "mean, variance and result in f32: 8 eps of |w| (|x| + mean|x|) / sigma"},
     {"rms_norm", 1e-6, 8e-7, 1e-41, "one f32 sum of squares, a root, two products: 7 eps"},
