@@ -115,6 +115,8 @@ sq_dtype oc_weight_type(const oc_run *r, sq_dtype t);
 sq_dtype oc_vector_type(const oc_run *r, sq_dtype t);
 /* r->act, or f32 every third time: a slot reads and writes either. */
 sq_dtype oc_act_or_f32(const oc_run *r, int turn);
+/* Rows of a host view, as the makers above fill them. */
+void oc_fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill);
 /* f32 values of an activation before the upload. */
 float *oc_values(const oc_buf *b);
 /* Element `at` of a host view. */
@@ -184,7 +186,10 @@ void oc_check_attn_step(oc_run *r);
 void oc_check_attn_rows(oc_run *r);
 void oc_check_attn_means(oc_run *r);
 void oc_check_argmax(oc_run *r);
-/* Those of many keys only. */
+/* The large ones only. */
+void oc_check_linear_large(oc_run *r);
+void oc_check_many_large(oc_run *r);
+void oc_check_gated_large(oc_run *r);
 void oc_check_attn_long(oc_run *r);
 void oc_check_attn_step_long(oc_run *r);
 /* What is no slot: read, write and convert; region. */

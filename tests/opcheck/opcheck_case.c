@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { PRINT_MAX = 40 };
-static const size_t POOL = (size_t)512 << 20;
+static const size_t POOL = (size_t)640 << 20; /* 151936 x 896 weights in f32 */
 
 void *oc_alloc(size_t size)
 {
@@ -139,7 +139,7 @@ static void make_exact_q8_0(float *row, int64_t cols)
     }
 }
 
-static void fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
+void oc_fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
 {
     int64_t rows = t->shape[0], cols = t->shape[1];
     if (fill == OC_LATER) return;
@@ -242,14 +242,14 @@ static oc_buf *want_make(oc_buf *b)
 oc_buf *oc_in(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill)
 {
     oc_buf *b = buf_make(r, t, rows, cols, dtype_row_bytes(t, 1), true);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 
 oc_buf *oc_typed(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill)
 {
     oc_buf *b = buf_make(r, t, rows, cols, t == SQ_DTYPE_Q8_0 ? 2 : dtype_row_bytes(t, 1), false);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 
@@ -262,7 +262,7 @@ oc_buf *oc_stored(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fil
 {
     bool mapped = strcmp(r->be->name, "cpu") == 0;
     oc_buf *b = buf_make(r, t, rows, cols, t == SQ_DTYPE_F32 && !mapped ? 4 : 2, false);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 

@@ -1,5 +1,5 @@
-/* Faults that only long sequences show, and those of what is no slot: moving bytes, converting
- * them, regions. */
+/* Faults that only long sequences or wide products show, and those of what is no slot: moving
+ * bytes, converting them, regions. */
 #include "opcheck_faults.h"
 
 #include "kernels/cpu/ref/ref.h"
@@ -179,6 +179,39 @@ STEP_LISTED(step_split_halved, split_halved)
 STEP_LISTED(step_new_lost, last_lost)
 STEP_LISTED(step_window_late, one_before)
 
+/* ---- products of many columns ---- */
+
+/* Columns of the last row from `first` on are those of the tile before. */
+static void tile_again(sq_backend *be, sq_tensor *y, int64_t first, int64_t tile)
+{
+    int64_t cols = y->shape[1];
+    float *v = oc_fetch(be, y), *row = v + (y->shape[0] - 1) * cols;
+    for (int64_t o = cols - 1; o >= first; o--)
+        row[o] = row[o - tile];
+    oc_put_back(be, y, v);
+}
+
+static void linear_tile_again(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
+                              const sq_tensor *b, const linear_desc *d)
+{
+    be->ops.linear(be, y, x, w, b, d);
+    tile_again(be, y, 264 * 16, 16);
+}
+
+static void many_tile_again(sq_backend *be, sq_tensor *const y[], const sq_tensor *x,
+                            const sq_tensor *const w[], const sq_tensor *const b[], int n)
+{
+    be->ops.linear_many(be, y, x, w, b, n);
+    if (n == 3) tile_again(be, y[2], 264, 16); /* in front of them are the tiles of the others */
+}
+
+static void gated_tile_again(sq_backend *be, sq_tensor *y, const sq_tensor *x,
+                             const sq_tensor *gate, const sq_tensor *up, sq_tensor *scratch)
+{
+    be->ops.linear_gated(be, y, x, gate, up, scratch);
+    tile_again(be, y, 264 * 8, 8);
+}
+
 /* ---- moving bytes ---- */
 
 static sq_backend real; /* what the faults below are wrapped around */
@@ -334,6 +367,21 @@ const oc_fault oc_long_faults[] = {
      "attn_step",
      {.attn_step = step_window_late},
      .check = oc_check_attn_step_long},
+    {"wide: a tile again",
+     "linear",
+     {.linear = linear_tile_again},
+     .check = oc_check_linear_large,
+     .device = true},
+    {"wide: a tile again",
+     "linear_many",
+     {.linear_many = many_tile_again},
+     .check = oc_check_many_large,
+     .device = true},
+    {"wide: a tile again",
+     "linear_gated",
+     {.linear_gated = gated_tile_again},
+     .check = oc_check_gated_large,
+     .device = true},
     {"end of the second block", "memory", .plant = plant_write_short},
     {"whole words written", "memory", .plant = plant_write_words},
     {"source read late", "memory", .plant = plant_write_late},
