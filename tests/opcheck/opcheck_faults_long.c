@@ -343,6 +343,13 @@ static void plant_region_stale(oc_run *r)
     r->region = region_stale;
 }
 
+/* The first chain passes. */
+static void plant_region_stale_later(oc_run *r)
+{
+    region_calls = -6;
+    r->region = region_stale;
+}
+
 const oc_fault oc_long_faults[] = {
     {"long: zeros", "attn", {.attn = attn_zero}, .check = oc_check_attn_long},
     {"long: a split lost", "attn", {.attn = attn_split_lost}, .check = oc_check_attn_long},
@@ -389,5 +396,6 @@ const oc_fault oc_long_faults[] = {
     {"cut, not rounded", "convert", .plant = plant_convert_cut},
     {"last value left", "convert", .plant = plant_convert_last},
     {"stale from the third call on", "region", .plant = plant_region_stale},
+    {"stale when it is large", "region", .plant = plant_region_stale_later},
     {NULL},
 };
