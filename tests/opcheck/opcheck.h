@@ -84,6 +84,7 @@ typedef struct oc_run {
     size_t pool_size, pool_used;
     uint64_t seed;
     double most;            /* multiply-adds of a case; 0: any number */
+    int every, n_asked;     /* of a slot's cases only each `every`-th runs; 0: all */
     int left_out;           /* cases that would have taken more */
     bool quiet, stop_early; /* self-test: nothing printed, first failure ends the slot */
     long checks, failed, printed;
@@ -92,6 +93,8 @@ typedef struct oc_run {
                    void *user); /* the backend's, or with a planted fault */
 } oc_run;
 
+/* A real one: it gets all large cases. */
+bool oc_is_device(const oc_run *r);
 /* True when this run leaves a case of so many multiply-adds out. */
 bool oc_costs_too_much(oc_run *r, double multiply_adds);
 /* False when the case must not run (self-test, after the first failure). */
@@ -166,6 +169,7 @@ void oc_forget_weights(oc_run *r);
 typedef struct oc_slot {
     const char *name;
     void (*check)(oc_run *r);
+    bool whole; /* runs all of its cases always */
 } oc_slot;
 extern const oc_slot oc_slots[]; /* ends with name NULL */
 

@@ -82,9 +82,10 @@ void oc_check_memory(oc_run *r)
     const size_t mb = (size_t)1 << 20;
     const size_t sizes[] = {1,      2,          3,          4,       255,        4097,
                             2 * mb, 2 * mb - 1, 2 * mb + 1, 5000000, 5 * mb + 3, 37 * mb + 1};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    const size_t n_size = sizeof sizes / sizeof *sizes;
+    for (size_t i = 0; i < n_size - !oc_is_device(r); i++) /* the largest is for staging alone */
         round_trip(r, sizes[i]);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < (oc_is_device(r) ? 20 : 5); i++)
         piece(r, 5 * mb, (size_t)oc_pick(r, 2 << 20), (size_t)1 + (size_t)oc_pick(r, 3 << 20));
     order(r);
 }
@@ -116,7 +117,8 @@ static void convert_run(oc_run *r, sq_dtype from, sq_dtype to, int64_t n, oc_fil
 
 void oc_check_convert(oc_run *r)
 {
-    static const int64_t sizes[] = {32, 64, 96, 1056, 4096, 1000000, 1, 7, 33, 4097, 1000003};
+    const int64_t most = oc_is_device(r) ? 1000000 : 64000;
+    const int64_t sizes[] = {32, 64, 96, 1056, 4096, most, 1, 7, 33, 4097, most + 3};
     static const oc_fill fills[] = {OC_RANDOM, OC_WIDE, OC_TINY, OC_HUGE};
     if (!r->be->convert) return;
     for (int from = SQ_DTYPE_F32; from <= SQ_DTYPE_Q8_0; from++)

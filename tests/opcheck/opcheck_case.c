@@ -54,6 +54,11 @@ const char *oc_fill_name(oc_fill f)
     return name[f];
 }
 
+bool oc_is_device(const oc_run *r)
+{
+    return r->be->resident && r->most <= 0;
+}
+
 bool oc_costs_too_much(oc_run *r, double multiply_adds)
 {
     bool much = r->most > 0 && multiply_adds > r->most;
@@ -64,6 +69,7 @@ bool oc_costs_too_much(oc_run *r, double multiply_adds)
 bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
 {
     if (r->stop_early && r->failed) return false;
+    if (r->every > 1 && r->n_asked++ % r->every) return false;
     r->tol = oc_tolerance_find(slot, r->bf16 ? " bf16" : r->unit > 0 ? " 16" : "");
     r->n_case++;
     va_list args;

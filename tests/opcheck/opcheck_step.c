@@ -176,8 +176,8 @@ static step_case step_of(int n_head, int n_head_kv, int head_dim, sq_dtype cache
 void oc_check_attn_step_long(oc_run *r)
 {
     const sq_dtype cache = r->unit > 0 ? r->act : SQ_DTYPE_F16;
-    /* on a CPU every head is the same loop */
-    step_case c = r->be->resident ? step_of(32, 32, 128, cache) : step_of(4, 4, 128, cache);
+    /* elsewhere every head is the same loop */
+    step_case c = oc_is_device(r) ? step_of(32, 32, 128, cache) : step_of(4, 4, 128, cache);
     c.len[0] = 631; /* a 7B decoder's */
     c.interleaved = true;
     c.spare = 300;
