@@ -22,8 +22,9 @@ typedef enum oc_fill {
     OC_TINY,   /* denormal numbers and the smallest normal ones */
     OC_HUGE,   /* around 1e15: squares still fit f32; 100 where f16 holds them */
     OC_ZERO,
-    OC_OFFSET, /* 1000 + noise: what cancels must not be lost */
-    OC_ONE_PER /* 1 / (row length): sums stay small */
+    OC_OFFSET,  /* 1000 + noise: what cancels must not be lost */
+    OC_ONE_PER, /* 1 / (row length): sums stay small */
+    OC_LATER    /* the case fills it */
 } oc_fill;
 
 /* How an element's error is measured: against its own value or the largest of its row; or the
@@ -45,7 +46,7 @@ typedef struct oc_buf {
     double *slack; /* [count] or NULL: error that is allowed besides, absolute */
 } oc_buf;
 
-enum { OC_MAX_BUFS = 24, OC_GUARD = 256 };
+enum { OC_MAX_BUFS = 2 * SQ_STEP_MAX + 8, OC_GUARD = 256 };
 #define OC_EXACT (-1.0)
 #define OC_ANY (-2.0)
 
@@ -82,6 +83,9 @@ typedef struct oc_run {
     unsigned char *pool; /* a device's memory for one case after the other */
     size_t pool_size, pool_used;
     uint64_t seed;
+    double most;            /* multiply-adds of a case; 0: any number */
+    int every, n_asked;     /* of a slot's cases only each `every`-th runs; 0: all */
+    int left_out;           /* cases that would have taken more */
     bool quiet, stop_early; /* self-test: nothing printed, first failure ends the slot */
     long checks, failed, printed;
     oc_slot_count count[40]; /* by tolerance row */
@@ -89,6 +93,10 @@ typedef struct oc_run {
                    void *user); /* the backend's, or with a planted fault */
 } oc_run;
 
+/* A real one: it gets all large cases. */
+bool oc_is_device(const oc_run *r);
+/* True when this run leaves a case of so many multiply-adds out. */
+bool oc_costs_too_much(oc_run *r, double multiply_adds);
 /* False when the case must not run (self-test, after the first failure). */
 bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -110,11 +118,19 @@ sq_dtype oc_weight_type(const oc_run *r, sq_dtype t);
 sq_dtype oc_vector_type(const oc_run *r, sq_dtype t);
 /* r->act, or f32 every third time: a slot reads and writes either. */
 sq_dtype oc_act_or_f32(const oc_run *r, int turn);
+/* Rows of a host view, as the makers above fill them. */
+void oc_fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill);
 /* f32 values of an activation before the upload. */
 float *oc_values(const oc_buf *b);
 /* Element `at` of a host view. */
 float oc_value(const sq_tensor *t, int64_t at);
+/* All of them; to be freed. */
+float *oc_floats(const sq_tensor *t);
 void oc_put(const sq_tensor *t, int64_t at, float value);
+void oc_put_nan(const sq_tensor *t, int64_t row); /* from this row on */
+/* Of the finite ones: the length of a vector, the largest absolute value. */
+double oc_norm(const float *x, int n);
+double oc_largest(const sq_tensor *t);
 /* Scale and slack of every element, to be filled by the case; slack starts as 0. */
 double *oc_scale(oc_buf *b);
 double *oc_slack(oc_buf *b);
@@ -153,6 +169,7 @@ void oc_forget_weights(oc_run *r);
 typedef struct oc_slot {
     const char *name;
     void (*check)(oc_run *r);
+    bool whole; /* runs all of its cases always */
 } oc_slot;
 extern const oc_slot oc_slots[]; /* ends with name NULL */
 
@@ -173,6 +190,12 @@ void oc_check_attn_step(oc_run *r);
 void oc_check_attn_rows(oc_run *r);
 void oc_check_attn_means(oc_run *r);
 void oc_check_argmax(oc_run *r);
+/* The large ones only. */
+void oc_check_linear_large(oc_run *r);
+void oc_check_many_large(oc_run *r);
+void oc_check_gated_large(oc_run *r);
+void oc_check_attn_long(oc_run *r);
+void oc_check_attn_step_long(oc_run *r);
 /* What is no slot: read, write and convert; region. */
 void oc_check_memory(oc_run *r);
 void oc_check_convert(oc_run *r);
@@ -183,6 +206,9 @@ void oc_check_by_hand(oc_run *r);
 
 /* Every planted fault must be reported; counts one check a fault. */
 void oc_self_test(oc_run *r);
+
+/* Opens the backend "emulated". */
+int oc_emulated_open(sq_backend **be, const backend_options *o, sq_error *err);
 
 /* Times the hot slots: on the CPU, and on a device whose work runs beside the host's. */
 int oc_bench(oc_run *r);

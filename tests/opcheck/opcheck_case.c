@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { PRINT_MAX = 40 };
-static const size_t POOL = (size_t)512 << 20;
+static const size_t POOL = (size_t)640 << 20; /* 151936 x 896 weights in f32 */
 
 void *oc_alloc(size_t size)
 {
@@ -49,14 +49,27 @@ bool oc_is_nan(float f)
 
 const char *oc_fill_name(oc_fill f)
 {
-    static const char *const name[] = {"random", "wide", "ties",   "tiny",
-                                       "huge",   "zero", "offset", "small"};
+    static const char *const name[] = {"random", "wide",   "ties",  "tiny", "huge",
+                                       "zero",   "offset", "small", "own"};
     return name[f];
+}
+
+bool oc_is_device(const oc_run *r)
+{
+    return r->be->resident && r->most <= 0;
+}
+
+bool oc_costs_too_much(oc_run *r, double multiply_adds)
+{
+    bool much = r->most > 0 && multiply_adds > r->most;
+    r->left_out += much;
+    return much;
 }
 
 bool oc_begin(oc_run *r, const char *slot, const char *fmt, ...)
 {
     if (r->stop_early && r->failed) return false;
+    if (r->every > 1 && r->n_asked++ % r->every) return false;
     r->tol = oc_tolerance_find(slot, r->bf16 ? " bf16" : r->unit > 0 ? " 16" : "");
     r->n_case++;
     va_list args;
@@ -132,9 +145,10 @@ static void make_exact_q8_0(float *row, int64_t cols)
     }
 }
 
-static void fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
+void oc_fill_tensor(oc_run *r, const sq_tensor *t, oc_fill fill)
 {
     int64_t rows = t->shape[0], cols = t->shape[1];
+    if (fill == OC_LATER) return;
     if (t->dtype == SQ_DTYPE_I32 || t->dtype == SQ_DTYPE_U8) {
         memset(t->data, 0, tensor_bytes(t));
         return;
@@ -210,7 +224,7 @@ static oc_buf *buf_make(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, size_
     b->at = payload_at(r, align);
     b->size = b->at + b->bytes + OC_GUARD;
     b->host_mem = oc_alloc(b->size);
-    for (size_t i = 0; i < b->size; i++)
+    for (size_t i = 0; i < b->size; i = i + 1 == b->at ? b->at + b->bytes : i + 1)
         b->host_mem[i] = oc_guard_byte(i);
     b->dev_mem = device_take(r, b->size);
     b->host = tensor_2d(b->host_mem + b->at, t, rows, cols);
@@ -234,14 +248,14 @@ static oc_buf *want_make(oc_buf *b)
 oc_buf *oc_in(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill)
 {
     oc_buf *b = buf_make(r, t, rows, cols, dtype_row_bytes(t, 1), true);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 
 oc_buf *oc_typed(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fill)
 {
     oc_buf *b = buf_make(r, t, rows, cols, t == SQ_DTYPE_Q8_0 ? 2 : dtype_row_bytes(t, 1), false);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 
@@ -254,7 +268,7 @@ oc_buf *oc_stored(oc_run *r, sq_dtype t, int64_t rows, int64_t cols, oc_fill fil
 {
     bool mapped = strcmp(r->be->name, "cpu") == 0;
     oc_buf *b = buf_make(r, t, rows, cols, t == SQ_DTYPE_F32 && !mapped ? 4 : 2, false);
-    fill_tensor(r, &b->host, fill);
+    oc_fill_tensor(r, &b->host, fill);
     return b;
 }
 
@@ -314,10 +328,45 @@ float oc_value(const sq_tensor *t, int64_t at)
     return f;
 }
 
+float *oc_floats(const sq_tensor *t)
+{
+    int64_t n = tensor_count(t);
+    float *to = oc_alloc((size_t)n * sizeof *to);
+    convert_to_f32(to, t->data, t->dtype, n);
+    for (int64_t i = 0; t->dtype == SQ_DTYPE_I32 && i < n; i++)
+        to[i] = oc_value(t, i);
+    return to;
+}
+
 void oc_put(const sq_tensor *t, int64_t at, float value)
 {
     convert_from_f32((char *)t->data + (size_t)at * dtype_row_bytes(t->dtype, 1), t->dtype, &value,
                      1);
+}
+
+void oc_put_nan(const sq_tensor *t, int64_t row)
+{
+    int64_t cols = t->shape[1];
+    for (int64_t i = row * cols, n = tensor_count(t); i < n; i++)
+        oc_put(t, i, NAN);
+}
+
+double oc_norm(const float *x, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        if (oc_is_finite(x[i])) sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+double oc_largest(const sq_tensor *t)
+{
+    float *x = oc_floats(t);
+    double max = 0;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+        if (oc_is_finite(x[i])) max = fmax(max, fabs((double)x[i]));
+    free(x);
+    return max;
 }
 
 double *oc_scale(oc_buf *b)

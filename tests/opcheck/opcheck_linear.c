@@ -23,23 +23,27 @@ static sq_dtype operand_type(const oc_run *r)
     return r->bf16 ? SQ_DTYPE_BF16 : r->act;
 }
 
-/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|. */
-static void product_scale(double *scale, const oc_buf *x, const oc_buf *w, double rest)
+static sq_tensor absolute(const sq_tensor *t)
 {
-    int64_t in = w->host.shape[1], out = w->host.shape[0];
-    float *row = oc_alloc((size_t)in * sizeof *row);
-    size_t stride = dtype_row_bytes(w->host.dtype, in);
-    for (int64_t o = 0; o < out; o++) {
-        convert_to_f32(row, (const char *)w->host.data + (size_t)o * stride, w->host.dtype, in);
-        for (int64_t i = 0; i < x->host.shape[0]; i++) {
-            const float *xi = oc_values(x) + i * in;
-            double sum = rest; /* the bias and what y held */
-            for (int64_t k = 0; k < in; k++)
-                sum += fabs((double)xi[k] * (double)row[k]);
-            scale[i * out + o] = (8 + sqrt((double)in)) * sum;
-        }
-    }
-    free(row);
+    sq_tensor a = tensor_2d(oc_floats(t), SQ_DTYPE_F32, t->shape[0], t->shape[1]);
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+        ((float *)a.data)[i] = fabsf(((float *)a.data)[i]);
+    return a;
+}
+
+/* f32 sums of k products in any order: |error| <= eps (8 + sqrt k) sum|x w|. */
+static void product_scale(oc_run *r, double *scale, const sq_tensor *x, const sq_tensor *w,
+                          double rest)
+{
+    int64_t n = x->shape[0], in = w->shape[1], out = w->shape[0];
+    sq_tensor xs = absolute(x), ws = absolute(w);
+    sq_tensor sum = tensor_2d(oc_alloc((size_t)(n * out) * sizeof(float)), SQ_DTYPE_F32, n, out);
+    r->ref.linear(r->ref_be, &sum, &xs, &ws, NULL, &(linear_desc){0});
+    for (int64_t i = 0; i < n * out; i++) /* rest: the bias and what y held */
+        scale[i] = (8 + sqrt((double)in)) * (rest + (double)((float *)sum.data)[i]);
+    free(xs.data);
+    free(ws.data);
+    free(sum.data);
 }
 
 /* A device may round the product to y's 16 bits before it adds the bias and applies act. */
@@ -58,27 +62,22 @@ static void product_slack(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w
 }
 
 /* The activations' slopes stay below 1.13 and their own error below a few eps. */
-static void linear_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w,
+static void linear_scale(oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *w,
                          const linear_case *c)
 {
     /* With bf16 compute oneDNN applies its own approximations: gelu_tanh is up to 4e-6 off. */
     double act_error = r->bf16 && c->d.act ? 1e-5 / r->tol->max : 0;
     double *scale = oc_scale(y), slope = c->d.act ? 1.3 : 1;
     bool tiny = c->fill == OC_TINY && !c->bias && !c->d.add;
-    product_scale(scale, x, w, tiny ? 0 : 2);
+    product_scale(r, scale, &x->host, &w->host, tiny ? 0 : 2);
     for (int64_t i = 0; i < (int64_t)c->n * c->out; i++)
         scale[i] = act_error + slope * scale[i];
 }
 
 static float *rounded_copy(const sq_tensor *from, sq_dtype t)
 {
-    int64_t rows = from->shape[0], cols = from->shape[1];
-    float *to = oc_alloc((size_t)(rows * cols) * sizeof *to);
-    for (int64_t i = 0; i < rows; i++)
-        convert_to_f32(to + i * cols,
-                       (const char *)from->data + (size_t)i * dtype_row_bytes(from->dtype, cols),
-                       from->dtype, cols);
-    for (int64_t i = 0; i < rows * cols; i++)
+    float *to = oc_floats(from);
+    for (int64_t i = 0, n = tensor_count(from); i < n; i++)
         to[i] = oc_round(to[i], t);
     return to;
 }
@@ -105,6 +104,7 @@ static void run_case(oc_run *r, linear_case c)
     c.bias = oc_vector_type(r, c.bias);
     if (!c.x_type) c.x_type = r->act;
     if (!c.y_type) c.y_type = c.d.add ? SQ_DTYPE_F32 : r->act;
+    if (oc_costs_too_much(r, (double)(c.n < 4 ? 4 : c.n) * c.in * c.out)) return;
     if (!oc_begin(r, "linear", "%dx%dx%d %s bias %s act %d add %d fill %s%s%s x %s y %s", c.n, c.in,
                   c.out, dtype_name(c.type), dtype_name(c.bias), c.d.act, c.d.add,
                   oc_fill_name(c.fill), c.raw ? " raw" : "", c.nan ? " NaN" : "",
@@ -202,6 +202,7 @@ void oc_check_linear(oc_run *r)
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         run_case(r, large[i]);
     for (size_t i = 0; r->be->resident && i < sizeof n / sizeof *n; i++) {
+        if (!oc_is_device(r) && n[i] % 8 != 1) continue;
         linear_case c = {.n = n[i], .in = 4096, .out = i == 9 ? 4096 : 1100, .bias = SQ_DTYPE_F32};
         run_case(r, c);
         c.in = 11008; /* the longest sums of a 7B decoder */
@@ -210,6 +211,7 @@ void oc_check_linear(oc_run *r)
         c.d.add = true;
         run_case(r, c);
     }
+    oc_check_linear_large(r);
 }
 
 /* ---- several products of one input ---- */
@@ -243,7 +245,7 @@ static void many_run(oc_run *r, int n, int in, const int *out, int count, int v)
     if (v % 3 == 0 && n > 1) oc_values(x)[in + in / 2] = NAN;
     oc_upload(r);
     for (int i = 0; i < count; i++) {
-        product_scale(oc_scale(y[i]), x, w[i], 2);
+        product_scale(r, oc_scale(y[i]), &x->host, &w[i]->host, 2);
         if (b[i]) product_slack(r, y[i], x, w[i], 1);
     }
     r->ops.linear_many(r->be, yd, &x->dev, wd, bd, count);
@@ -261,36 +263,48 @@ void oc_check_linear_many(oc_run *r)
         for (size_t b = 0; b < sizeof in / sizeof *in; b++)
             for (size_t o = 0; o < sizeof out / sizeof *out; o++, v++)
                 many_run(r, n[a], in[b], out[o], 1 + v % MANY, v / 3);
-    static const int qkv[] = {1024, 256, 256};
-    many_run(r, 1, 1024, qkv, 3, 1);
-    many_run(r, 84, 1024, qkv, 3, 3);
-    many_run(r, 577, 1024, qkv, 3, 7);
+    static const int qkv[][MANY] = {{130, 64, 64}, {1024, 256, 256}};
+    static const int rows[] = {1, 84, 577};
+    for (int i = 0; i < 3; i++)
+        many_run(r, rows[i], 1024, qkv[oc_is_device(r)], 3, (2 << i) - 1);
+    oc_check_many_large(r);
 }
 
-/* Errors of g and u, their own products' and their rounding in scratch, on silu(g) u. */
-static void gated_scale(const oc_run *r, oc_buf *y, const oc_buf *x, const oc_buf *gate,
-                        const oc_buf *up, const oc_buf *scratch)
+static double silu(double x)
 {
-    int64_t count = tensor_count(&y->host);
-    const float *g = scratch->want.data, *u = g + count;
-    double *scale = oc_scale(y), *slack = oc_slack(y);
-    double *gs = oc_alloc((size_t)count * sizeof *gs), *us = oc_alloc((size_t)count * sizeof *us);
-    product_scale(gs, x, gate, 0);
-    product_scale(us, x, up, 0);
+    return x / (1 + exp(-x));
+}
+
+/* How far silu moves at most when its argument does by d: it falls to its minimum, then rises. */
+static double silu_moves(double x, double d)
+{
+    const double lowest = -1.2784645427610738;
+    double most = fmax(fabs(silu(x + d) - silu(x)), fabs(silu(x - d) - silu(x)));
+    return x - d < lowest && lowest < x + d ? fmax(most, silu(x) - silu(lowest)) : most;
+}
+
+/* Errors of g[n,out] and u, their own products' and their rounding in scratch, on silu(g) u. */
+static void gated_limits(oc_run *r, double *scale, double *slack, const sq_tensor *x,
+                         const sq_tensor *gate, const sq_tensor *up, const float *gs,
+                         const float *us)
+{
+    int64_t count = x->shape[0] * gate->shape[0];
+    double *g_sum = oc_alloc((size_t)count * sizeof *g_sum);
+    double *u_sum = oc_alloc((size_t)count * sizeof *u_sum);
+    product_scale(r, g_sum, x, gate, 0);
+    product_scale(r, u_sum, x, up, 0);
     for (int64_t i = 0; i < count; i++) {
-        double s = 1 / (1 + exp(-(double)g[i])), silu = (double)g[i] * s;
-        double slope = fabs(s * (1 + (double)g[i] * (1 - s)));
-        double from_g = slope * fabs((double)u[i]), from_u = fabs(silu);
-        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) from_g = from_u = 0;
-        scale[i] = from_g * gs[i] + from_u * us[i] + 10 * fabs(silu * (double)u[i]);
-        double dg = r->unit * fabs((double)g[i]) + oc_least(r->act); /* their rounding */
-        double du = r->unit * fabs((double)u[i]) + oc_least(r->act);
-        slack[i] = from_g * dg * exp(dg) + from_u * du;
-        if (g[i] < -85) slack[i] += 1e-29 * (1 + fabs((double)u[i])); /* as silu_mul: exp's range */
-        if (!oc_is_finite(g[i]) || !oc_is_finite(u[i])) scale[i] = slack[i] = 0;
+        double g = (double)gs[i], u = (double)us[i], s = 1 / (1 + exp(-g));
+        double slope = fabs(s * (1 + g * (1 - s)));
+        scale[i] = slope * fabs(u) * g_sum[i] + fabs(silu(g)) * (u_sum[i] + 10 * fabs(u));
+        double du = r->unit * fabs(u) + oc_least(r->act); /* their rounding */
+        double moves = silu_moves(g, r->unit * fabs(g) + oc_least(r->act));
+        slack[i] = moves * (fabs(u) + du) + fabs(silu(g)) * du;
+        if (g < -85) slack[i] += 1e-29 * (1 + fabs(u)); /* as silu_mul: exp's range */
+        if (!oc_is_finite(gs[i]) || !oc_is_finite(us[i])) scale[i] = slack[i] = 0;
     }
-    free(gs);
-    free(us);
+    free(g_sum);
+    free(u_sum);
 }
 
 static void gated_run(oc_run *r, int n, int in, int out, int v)
@@ -312,7 +326,9 @@ static void gated_run(oc_run *r, int n, int in, int out, int v)
     oc_upload(r);
     r->ops.linear_gated(r->be, &y->dev, &x->dev, &gate->dev, &up->dev, &scratch->dev);
     r->ref.linear_gated(r->ref_be, &y->want, &x->host, &gate->host, &up->host, &scratch->want);
-    gated_scale(r, y, x, gate, up, scratch);
+    const float *g = scratch->want.data;
+    gated_limits(r, oc_scale(y), oc_slack(y), &x->host, &gate->host, &up->host, g,
+                 g + (int64_t)n * out);
     oc_end(r);
 }
 
@@ -327,4 +343,115 @@ void oc_check_linear_gated(oc_run *r)
                 gated_run(r, n[a], in[b], out[o], v);
     gated_run(r, 1, 2048, 1100, 0);
     gated_run(r, 84, 1024, 515, 3);
+    oc_check_gated_large(r);
+}
+
+/* ---- as large as an engine's ---- */
+
+/* Weights repeat so many rows, a prime number: whatever is taken for a row of another block shows,
+ * and the reference computes this many columns. */
+enum { PERIOD = 61, LARGE = 3 }; /* LARGE: products at most */
+
+static oc_buf *make_repeated(oc_run *r, int64_t out, int64_t in)
+{
+    oc_buf *w = oc_stored(r, r->act, out, in, OC_LATER);
+    sq_tensor head = tensor_rows(&w->host, 0, PERIOD);
+    oc_fill_tensor(r, &head, OC_RANDOM);
+    size_t row = dtype_row_bytes(r->act, in);
+    for (int64_t o = PERIOD; o < out; o++)
+        memcpy((char *)w->host.data + (size_t)o * row,
+               (char *)w->host.data + (size_t)(o % PERIOD) * row, row);
+    return w;
+}
+
+/* y's reference and limits from those of the first columns. */
+static void repeat_columns(oc_buf *y, const float *want, const double *scale, const double *slack)
+{
+    int64_t out = y->host.shape[1];
+    double *to_scale = oc_scale(y), *to_slack = oc_slack(y);
+    for (int64_t i = 0; i < tensor_count(&y->want); i++) {
+        int64_t at = i / out * PERIOD + i % out % PERIOD;
+        ((float *)y->want.data)[i] = want[at];
+        to_scale[i] = scale[at];
+        if (slack) to_slack[i] = slack[at];
+    }
+}
+
+/* By the number of products. */
+typedef enum large_kind { LARGE_LINEAR = 1, LARGE_GATED = 2, LARGE_MANY = 3 } large_kind;
+
+static void large_run(oc_run *r, large_kind kind, int n, int in, int out)
+{
+    static const char *const slot[] = {"", "linear", "linear_gated", "linear_many"};
+    const int count = (int)kind;
+    const linear_desc plain = {SQ_ACT_NONE, false};
+    if (oc_costs_too_much(r, (double)count * (n < 4 ? 4 : n) * in * out)) return;
+    if (!oc_begin(r, slot[kind], "%d of %dx%dx%d repeated", count, n, in, out)) return;
+    oc_buf *w[LARGE], *y[LARGE], *x, *scratch = NULL;
+    sq_tensor head[LARGE], small[LARGE], *yd[LARGE];
+    const sq_tensor *wd[LARGE], *const none[LARGE] = {NULL};
+    int64_t n_small = (int64_t)n * PERIOD;
+    r->fill_type = r->act;
+    x = oc_in(r, r->act, n, in, OC_RANDOM);
+    for (int i = 0; i < count; i++) {
+        w[i] = make_repeated(r, out, in);
+        head[i] = tensor_rows(&w[i]->host, 0, PERIOD);
+        small[i] = tensor_2d(oc_alloc((size_t)n_small * sizeof(float)), SQ_DTYPE_F32, n, PERIOD);
+        if (i == 0 || kind == LARGE_MANY)
+            y[i] = oc_out(r, kind == LARGE_LINEAR ? SQ_DTYPE_F32 : r->act, n, out);
+        wd[i] = &w[i]->dev, yd[i] = &y[kind == LARGE_MANY ? i : 0]->dev;
+    }
+    r->fill_type = SQ_DTYPE_NONE;
+    if (kind == LARGE_GATED) scratch = oc_spent(r, r->act, 2 * n, out, OC_ZERO);
+    oc_upload(r);
+    if (kind == LARGE_LINEAR) r->ops.linear(r->be, yd[0], &x->dev, wd[0], NULL, &plain);
+    if (kind == LARGE_GATED)
+        r->ops.linear_gated(r->be, yd[0], &x->dev, wd[0], wd[1], &scratch->dev);
+    if (kind == LARGE_MANY) r->ops.linear_many(r->be, yd, &x->dev, wd, none, count);
+    double *scale = oc_alloc((size_t)n_small * 2 * sizeof *scale);
+    for (int i = 0; i < count; i++) {
+        r->ref.linear(r->ref_be, &small[i], &x->host, &head[i], NULL, &plain);
+        if (kind == LARGE_GATED) continue;
+        product_scale(r, scale, &x->host, &head[i], 0);
+        repeat_columns(y[i], small[i].data, scale, NULL);
+    }
+    if (kind == LARGE_GATED) {
+        gated_limits(r, scale, scale + n_small, &x->host, &head[0], &head[1], small[0].data,
+                     small[1].data);
+        r->ref.silu_mul(r->ref_be, &small[0], &small[0], &small[1]);
+        repeat_columns(y[0], small[0].data, scale, scale + n_small);
+    }
+    oc_end(r);
+    free(scale);
+    for (int i = 0; i < count; i++)
+        free(small[i].data);
+}
+
+/* A block of a device takes one tile of 16 columns, or of 8 pairs of them, after another where
+ * there are more than 264. */
+void oc_check_linear_large(oc_run *r)
+{
+    if (!r->be->resident) return;
+    large_run(r, LARGE_LINEAR, 5, 256, 8209);
+    large_run(r, LARGE_LINEAR, 1, 4096, 32064);
+    large_run(r, LARGE_LINEAR, 8, 4096, 32064);
+    large_run(r, LARGE_LINEAR, 1, 896, 151936);
+}
+
+void oc_check_many_large(oc_run *r)
+{
+    if (!r->be->resident) return;
+    large_run(r, LARGE_MANY, 5, 256, 2053);
+    large_run(r, LARGE_MANY, 1, 4096, 4096);
+    large_run(r, LARGE_MANY, 5, 4096, 4096);
+    large_run(r, LARGE_MANY, 577, 4096, 4096);
+}
+
+void oc_check_gated_large(oc_run *r)
+{
+    if (!r->be->resident) return;
+    large_run(r, LARGE_GATED, 5, 256, 4099);
+    large_run(r, LARGE_GATED, 1, 4096, 11008);
+    large_run(r, LARGE_GATED, 5, 4096, 11008);
+    large_run(r, LARGE_GATED, 8, 4096, 11008);
 }

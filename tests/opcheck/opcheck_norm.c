@@ -167,7 +167,7 @@ void oc_check_silu_mul(oc_run *r)
         int n = counts[v / 9], kind = v % 3, alias = v / 3 % 3; /* 0: none, 1: y is gate, 2: up */
         sq_dtype t = oc_act_or_f32(r, v % 7);
         if (!oc_begin(r, "silu_mul", "n %d kind %d alias %d %s", n, kind, alias, dtype_name(t)))
-            return;
+            continue;
         oc_buf *g = alias == 1 ? oc_inout(r, t, 1, n, OC_ZERO) : oc_in(r, t, 1, n, OC_ZERO);
         oc_buf *u = alias == 2 ? oc_inout(r, t, 1, n, OC_WIDE) : oc_in(r, t, 1, n, OC_WIDE);
         oc_buf *y = alias == 1 ? g : alias == 2 ? u : oc_out(r, t, 1, n);

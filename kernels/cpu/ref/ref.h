@@ -35,4 +35,27 @@ void argmax_ref(sq_backend *be, sq_tensor *best, sq_tensor *gap, const sq_tensor
 /* act(x) of one value in double. */
 double act_ref(double x, sq_act act);
 
+/* to[n/4][dim][4]: four rows of x side by side, `stride` values apart in x; past the last row that
+ * one again. */
+static inline void pack_rows(double *to, const float *x, int64_t stride, int64_t n, int64_t dim)
+{
+    for (int64_t i = 0; i < (n + 3) / 4 * 4; i++) {
+        const float *row = x + (i < n ? i : n - 1) * stride;
+        for (int64_t c = 0; c < dim; c++)
+            to[(i / 4 * dim + c) * 4 + i % 4] = (double)row[c];
+    }
+}
+
+/* sum[e] += x[0][e] w[0] + x[1][e] w[1] + ... in this order. One sum alone would wait for every
+ * addition; four of them run side by side. */
+static inline void add_products(double sum[4], const double (*x)[4], const float *w, int64_t dim)
+{
+    double s[4] = {sum[0], sum[1], sum[2], sum[3]};
+    for (int64_t c = 0; c < dim; c++)
+        for (int e = 0; e < 4; e++)
+            s[e] += x[c][e] * (double)w[c];
+    for (int e = 0; e < 4; e++)
+        sum[e] = s[e];
+}
+
 #endif

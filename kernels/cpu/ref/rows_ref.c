@@ -109,31 +109,43 @@ void rope_append_ref(sq_backend *be, sq_tensor *q, sq_tensor *k, const sq_tensor
     cache_rows(cache_v, v, at);
 }
 
-void linear_ref(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
-                const sq_tensor *b, const linear_desc *d)
+/* The products of a few rows; x4 and wr are scratch. */
+static void linear_rows(const sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
+                        const sq_tensor *b, const linear_desc *d, double *x4, float *wr)
 {
     int64_t n = x->shape[0], in = w->shape[1], out = w->shape[0];
     size_t row = dtype_row_bytes(w->dtype, in);
-    arena mem = {0};
-    float *wr = arena_alloc(&mem, (size_t)in * sizeof *wr);
-    if (!wr) {
-        error_set(&be->err, SQ_E_NOMEM, "linear: out of memory");
-        return;
-    }
+    pack_rows(x4, x->data, in, n, in);
     for (int64_t o = 0; o < out; o++) {
         float bias = 0;
         if (b && b->data)
             convert_to_f32(&bias, (const char *)b->data + (size_t)o * dtype_row_bytes(b->dtype, 1),
                            b->dtype, 1);
         convert_to_f32(wr, (const char *)w->data + (size_t)o * row, w->dtype, in);
-        for (int64_t i = 0; i < n; i++) {
-            const float *xi = (const float *)x->data + i * in;
-            float *yi = (float *)y->data + i * out + o;
-            double sum = bias;
-            for (int64_t c = 0; c < in; c++)
-                sum += (double)xi[c] * (double)wr[c];
-            *yi = d->add ? (float)((double)*yi + sum) : (float)act_ref(sum, d->act);
+        for (int64_t i = 0; i < n; i += 4) {
+            double sum[] = {bias, bias, bias, bias};
+            add_products(sum, (const double(*)[4])(x4 + i * in), wr, in);
+            for (int64_t e = 0; e < 4 && i + e < n; e++) {
+                float *yi = (float *)y->data + (i + e) * out + o;
+                *yi = d->add ? (float)((double)*yi + sum[e]) : (float)act_ref(sum[e], d->act);
+            }
         }
+    }
+}
+
+void linear_ref(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
+                const sq_tensor *b, const linear_desc *d)
+{
+    enum { ROWS = 64 }; /* they stay in a cache while all weights go by */
+    int64_t n = x->shape[0], in = w->shape[1];
+    arena mem = {0};
+    double *x4 = arena_alloc(&mem, (size_t)(ROWS * in) * sizeof *x4);
+    float *wr = arena_alloc(&mem, (size_t)in * sizeof *wr);
+    if (!x4 || !wr) error_set(&be->err, SQ_E_NOMEM, "linear: out of memory");
+    for (int64_t i = 0; x4 && wr && i < n; i += ROWS) {
+        int64_t count = n - i < ROWS ? n - i : ROWS;
+        sq_tensor ys = tensor_rows(y, i, count), xs = tensor_rows(x, i, count);
+        linear_rows(&ys, &xs, w, b, d, x4, wr);
     }
     arena_close(&mem);
 }
