@@ -393,6 +393,7 @@ static void large_run(oc_run *r, large_kind kind, int n, int in, int out)
     const int count = (int)kind;
     const linear_desc plain = {SQ_ACT_NONE, false};
     if (oc_costs_too_much(r, (double)count * (n < 4 ? 4 : n) * in * out)) return;
+    oc_align_next(r);
     if (!oc_begin(r, slot[kind], "%d of %dx%dx%d repeated", count, n, in, out)) return;
     oc_buf *w[LARGE], *y[LARGE], *x, *scratch = NULL;
     sq_tensor head[LARGE], small[LARGE], *yd[LARGE];
