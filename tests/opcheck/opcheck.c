@@ -1,5 +1,5 @@
 /* opcheck [--backend cpu|cuda|emulated] [--device N] [--mask none|avx2|avx512|all]
- *         [--compute f32|bf16|f16] [--slot NAME] [--threads N] [--self-test | --bench]
+ *         [--compute f32|bf16|f16] [--slot NAME]... [--threads N] [--self-test | --bench]
  *         [--every N]: of most slots only each N-th case
  *         [--full]: the emulated device leaves no case out
  * Exits 0 when every check passed, 1 when one failed, 2 on a bad argument, 77 when this machine
@@ -42,8 +42,8 @@ const oc_slot oc_slots[] = {
 
 typedef struct options {
     backend_options backend;
-    const char *slot;
-    unsigned need; /* CPU features that the mask asks for */
+    uint32_t slots; /* bits by place in oc_slots; 0: all */
+    unsigned need;  /* CPU features that the mask asks for */
     bool bench, self_test, full;
     int every;
 } options;
@@ -78,9 +78,11 @@ static int parse_number(int *to, const char *text, int least)
 
 static int parse_slot(options *o, const char *text)
 {
-    o->slot = text;
-    for (const oc_slot *s = oc_slots; s->name; s++)
-        if (strcmp(s->name, text) == 0) return 0;
+    for (int i = 0; oc_slots[i].name; i++)
+        if (strcmp(oc_slots[i].name, text) == 0) {
+            o->slots |= 1u << i;
+            return 0;
+        }
     return 2;
 }
 
@@ -120,16 +122,18 @@ static int parse(options *o, int argc, char **argv)
         }
         i++;
     }
-    return 0;
+    if (!o->bench || strcmp(o->backend.name, "emulated") != 0) return 0;
+    fprintf(stderr, "opcheck: --bench has nothing to time on an emulated device\n");
+    return 2;
 }
 
-static void run_slots(oc_run *r, const char *only, int every)
+static void run_slots(oc_run *r, const options *o)
 {
-    for (const oc_slot *s = oc_slots; s->name; s++) {
-        if (only && strcmp(s->name, only) != 0) continue;
+    for (int i = 0; oc_slots[i].name; i++) {
+        if (o->slots && !(o->slots >> i & 1)) continue;
         r->seed = 1;
-        r->every = s->whole ? 0 : every;
-        s->check(r);
+        r->every = oc_slots[i].whole ? 0 : o->every;
+        oc_slots[i].check(r);
     }
 }
 
@@ -163,7 +167,7 @@ static int run_all(oc_run *r, const options *o)
     if (o->self_test) {
         oc_self_test(r);
     } else {
-        run_slots(r, o->slot, o->every);
+        run_slots(r, o);
         print_table(r);
     }
     if (o->every > 1) printf("of most slots only every %d. case\n", o->every);

@@ -95,6 +95,8 @@ typedef struct oc_run {
 
 /* A real one: it gets all large cases. */
 bool oc_is_device(const oc_run *r);
+/* The next case's tensors are aligned as an engine's are: unaligned ones take other kernels. */
+void oc_align_next(oc_run *r);
 /* True when this run leaves a case of so many multiply-adds out. */
 bool oc_costs_too_much(oc_run *r, double multiply_adds);
 /* False when the case must not run (self-test, after the first failure). */

@@ -327,6 +327,12 @@ static void attn_lengths(oc_run *r)
     }
 }
 
+static void long_run(oc_run *r, const attn_case *c)
+{
+    oc_align_next(r);
+    attn_run(r, c);
+}
+
 /* A device's own kernels for much work: they begin at 264 blocks of 128 queries, or at 132. */
 static void attn_filling(oc_run *r)
 {
@@ -340,17 +346,17 @@ static void attn_filling(oc_run *r)
         if (kind == 2) c.d.window = 1 + n_q / 3;
         if (kind == 3) c.d.n_kv = n_q + 37, c.d.q_pos0 = 37;
         c.q = (v / 4 + v) % 2 ? Q_PEAKY : Q_FLAT;
-        attn_run(r, &c);
+        long_run(r, &c);
     }
     attn_case c = case_of(r, 631, 631, 32, 32, 128); /* a prompt of 631 tokens, five views */
     c.repeated = true;
     c.d.causal = true;
     c.d.n_seq = 1;
-    attn_run(r, &c);
+    long_run(r, &c);
     c = case_of(r, 577, 577, 16, 16, 64);
     c.repeated = true;
     c.d.n_seq = 5;
-    attn_run(r, &c);
+    long_run(r, &c);
 }
 
 /* Flat logits show a lost part of the keys, peaky ones a single lost key. */
@@ -359,40 +365,40 @@ void oc_check_attn_long(oc_run *r)
     for (int peaky = 0; peaky < 2; peaky++) {
         attn_case c = case_of(r, 577, 577, 2, 2, 64); /* CLIP's tokens, then a decoder's */
         c.q = peaky ? Q_PEAKY : Q_FLAT;
-        attn_run(r, &c);
+        long_run(r, &c);
         c = case_of(r, 540, 540, 1, 1, 128);
         c.q = peaky ? Q_PEAKY : Q_FLAT;
         c.d.causal = true;
-        attn_run(r, &c);
+        long_run(r, &c);
         c.d.window = 100;
         c.kv = r->unit > 0 ? r->act : SQ_DTYPE_F16;
-        attn_run(r, &c);
+        long_run(r, &c);
         c = case_of(r, 84, 631, 4, 1, 128);
         c.q = peaky ? Q_PEAKY : Q_FLAT;
         c.d.causal = true;
         c.d.q_pos0 = 547;
         c.spare = 9;
-        attn_run(r, &c);
+        long_run(r, &c);
         if (!r->be->resident) continue;
         c = case_of(r, 577, 577, 16, 16, 64);
         c.q = peaky ? Q_PEAKY : Q_FLAT;
-        attn_run(r, &c);
+        long_run(r, &c);
         c = case_of(r, 631, 631, 8, 8, 128);
         c.q = peaky ? Q_PEAKY : Q_FLAT;
         c.d.causal = true;
-        attn_run(r, &c);
+        long_run(r, &c);
     }
     if (!r->be->resident) return;
     attn_case c = case_of(r, 577, 577, 3, 3, 64);
     c.d.n_seq = 3;
-    attn_run(r, &c);
+    long_run(r, &c);
     c = case_of(r, 729, 729, 2, 2, 72);
     c.d.n_seq = 2;
-    attn_run(r, &c);
+    long_run(r, &c);
     c = case_of(r, 3000, 3000, 1, 1, 64);
     c.d.causal = true;
     c.d.window = 500;
-    attn_run(r, &c);
+    long_run(r, &c);
     attn_filling(r);
 }
 

@@ -59,6 +59,11 @@ bool oc_is_device(const oc_run *r)
     return r->be->resident && r->most <= 0;
 }
 
+void oc_align_next(oc_run *r)
+{
+    r->n_case = r->n_case / 4 * 4 + 3; /* see payload_at */
+}
+
 bool oc_costs_too_much(oc_run *r, double multiply_adds)
 {
     bool much = r->most > 0 && multiply_adds > r->most;

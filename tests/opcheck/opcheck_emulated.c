@@ -1,7 +1,5 @@
-/* A device that is none: `--backend emulated`. Its memory is the host's behind pointers that the
- * host cannot follow, its activations are of 16 bits if asked for, and its ops are the reference
- * with every rounding in between that a GPU may make. So the cases, limits and faults that only a
- * device meets are tested where there is none. */
+/* A device that is none: host memory behind pointers that the host cannot follow, activations of 16
+ * bits, ops that are the reference with every rounding that a GPU may make in between. */
 #include "opcheck.h"
 
 #include "kernels/cpu/cpu.h"
@@ -46,8 +44,8 @@ static void em_read(sq_backend *be, void *host_dst, const void *src, size_t size
 static void em_convert(sq_backend *be, void *dst, sq_dtype to, const void *src, sq_dtype from,
                        int64_t n)
 {
-    float *values = oc_alloc((size_t)n * sizeof *values);
     (void)be;
+    float *values = oc_alloc((size_t)n * sizeof *values);
     convert_to_f32(values, other_side(src), from, n);
     convert_from_f32(other_side(dst), to, values, n);
     free(values);
@@ -274,8 +272,6 @@ static void em_argmax(sq_backend *be, sq_tensor *best, sq_tensor *gap, const sq_
     end();
 }
 
-/* ---- opening it ---- */
-
 /* A plain CPU backend with another memory and other ops. */
 int oc_emulated_open(sq_backend **to, const backend_options *o, sq_error *err)
 {
@@ -285,9 +281,8 @@ int oc_emulated_open(sq_backend **to, const backend_options *o, sq_error *err)
         em_rms_norm, em_rope_append, em_attn,   em_attn_step,    em_attn_rows,     em_attn_means,
         em_silu_mul, em_activate,    em_add,    em_select_rows,  em_argmax,
     };
-    backend_options plain = {.name = "cpu", .cpu_mask = SQ_CPU_NOTHING, .n_threads = 1};
-    plain.device = o->device;
-    plain.compute = SQ_COMPUTE_F32;
+    backend_options plain = {"cpu", o->device, .n_threads = 1, .compute = SQ_COMPUTE_F32,
+                             .cpu_mask = SQ_CPU_NOTHING};
     TRY(backend_open(to, &plain, err));
     sq_backend *be = *to;
     be->name = "emulated";

@@ -3,6 +3,8 @@
  * result; device memory is touched only through write and read. */
 #include "opcheck_faults.h"
 
+#include "kernels/cpu/cpu.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,6 +155,12 @@ LINEAR_FAULT(linear_cut_to_bf16)
     oc_put_back(be, x, v);
     be->ops.linear(be, y, x, w, b, d);
     oc_put_back(be, x, old);
+}
+
+/* In f32 where bf16 is asked for. */
+LINEAR_FAULT(linear_not_in_bf16)
+{
+    linear_ref(be, y, x, w, b, d);
 }
 
 LINEAR_FAULT(linear_nan_hidden)
@@ -655,6 +663,7 @@ static const oc_fault faults[] = {
     {"relative error 2e-5", "linear", {.linear = linear_imprecise}, true},
     {"last product of each sum lost", "linear", {.linear = linear_lost_tail}},
     {"x cut to bf16", "linear", {.linear = linear_cut_to_bf16}, true},
+    {"in f32 unnoticed", "linear", {.linear = linear_not_in_bf16}, .bf16 = true},
     {"NaN hidden", "linear", {.linear = linear_nan_hidden}},
     {"NaN spreads to the next row", "linear", {.linear = linear_nan_spreads}},
     {"variance over n - 1", "layer_norm", {.layer_norm = layer_norm_scaled}},
@@ -753,7 +762,8 @@ void oc_self_test(oc_run *r)
     r->quiet = r->stop_early = true;
     for (int i = 0; i < 2; i++)
         for (const oc_fault *f = list[i]; f->name; f++) {
-            if ((f->f32 && r->unit > 0) || (f->device && !r->be->resident)) continue;
+            if ((f->f32 && r->unit > 0) || (f->bf16 && !r->bf16) || (f->device && !r->be->resident))
+                continue;
             missed += !reported(r, f);
             n++;
         }

@@ -8,6 +8,7 @@ typedef struct oc_fault {
     const char *name, *slot;
     sq_ops ops;               /* the one slot that is set replaces the backend's */
     bool f32;                 /* 16 bits are too coarse to tell */
+    bool bf16;                /* of a CPU that computes so */
     bool device;              /* only resident backends have the cases */
     void (*check)(oc_run *r); /* the cases that must tell; NULL: the slot's */
     void (*plant)(oc_run *r); /* what is no slot: changes r->be's functions or r->region */

@@ -173,6 +173,12 @@ static step_case step_of(int n_head, int n_head_kv, int head_dim, sq_dtype cache
                        .factor = 1};
 }
 
+static void long_run(oc_run *r, const step_case *c)
+{
+    oc_align_next(r);
+    step_run(r, c);
+}
+
 void oc_check_attn_step_long(oc_run *r)
 {
     const sq_dtype cache = r->unit > 0 ? r->act : SQ_DTYPE_F16;
@@ -181,24 +187,24 @@ void oc_check_attn_step_long(oc_run *r)
     c.len[0] = 631; /* a 7B decoder's */
     c.interleaved = true;
     c.spare = 300;
-    step_run(r, &c);
+    long_run(r, &c);
     c.n_head_kv /= 4;
     c.n_seq = 2;
     c.len[1] = 2500; /* long enough to be shared by several blocks */
-    step_run(r, &c);
+    long_run(r, &c);
     c.window = 1000;
-    step_run(r, &c);
+    long_run(r, &c);
     c = step_of(4, 4, 128, cache);
     c.len[0] = 2935;
-    step_run(r, &c);
+    long_run(r, &c);
     c.factor = 12;
-    step_run(r, &c);
+    long_run(r, &c);
     for (int n = 8; n <= SQ_STEP_MAX; n *= 8) {
         c = step_of(4, n == 8 ? 4 : 2, n == 8 ? 128 : 64, cache);
         c.n_seq = n;
         for (int i = 0; i < n; i++)
             c.len[i] = i * 97 % 700;
-        step_run(r, &c);
+        long_run(r, &c);
     }
 }
 

@@ -9,11 +9,11 @@
 
 enum {
     ONEDNN_PRIMITIVES = 192, /* kept; a pruned run makes some ten shapes a row count */
-    ONEDNN_LAYOUTS = 64,
     ONEDNN_SAMPLES = 16
 };
 
-/* The layout that the library chose for weights of one shape, whatever the row count. */
+/* The layout that the library chose for weights of one shape, whatever the row count. It stays as
+ * long as packed weights lie in it; a model has fewer than twenty shapes. */
 typedef struct weight_layout {
     int64_t in, out;
     dnnl_memory_desc_t md;
@@ -42,9 +42,10 @@ struct onednn_linear {
     size_t limit, packed_bytes;
     dnnl_engine_t engine;
     dnnl_stream_t stream;
-    weight_layout layout[ONEDNN_LAYOUTS];
     product product[ONEDNN_PRIMITIVES];
-    int n_layout, n_product;
+    int n_product;
+    weight_layout *layout;
+    size_t n_layout, cap_layout;
     packed_weight *weight;
     size_t n_weight, cap_weight;
     uint64_t clock;
@@ -114,7 +115,10 @@ void onednn_linear_forget(onednn_linear *o)
 {
     for (size_t i = 0; i < o->n_weight; i++)
         if (o->weight[i].mem) dnnl_memory_destroy(o->weight[i].mem);
-    o->n_weight = 0;
+    for (int i = 0; i < o->n_product; i++)
+        product_close(&o->product[i]);
+    o->n_weight = o->n_layout = 0;
+    o->n_product = 0;
     o->packed_bytes = 0;
 }
 
@@ -123,11 +127,10 @@ void onednn_linear_close(onednn_linear **out)
     onednn_linear *o = *out;
     if (!o) return;
     onednn_linear_forget(o);
-    for (int i = 0; i < o->n_product; i++)
-        product_close(&o->product[i]);
     if (o->stream) dnnl_stream_destroy(o->stream);
     if (o->engine) dnnl_engine_destroy(o->engine);
     free(o->weight);
+    free(o->layout);
     free(o->x16);
     free(o);
     *out = NULL;
@@ -266,9 +269,22 @@ static int attr_make(dnnl_primitive_attr_t *attr, const linear_job *j)
 
 static weight_layout *layout_find(onednn_linear *o, const linear_job *j)
 {
-    for (int i = 0; i < o->n_layout; i++)
+    for (size_t i = 0; i < o->n_layout; i++)
         if (o->layout[i].in == j->in && o->layout[i].out == j->out) return &o->layout[i];
     return NULL;
+}
+
+static int layout_add(onednn_linear *o, const linear_job *j, const dnnl_memory_desc_t *md)
+{
+    if (o->n_layout == o->cap_layout) {
+        size_t cap = o->cap_layout ? 2 * o->cap_layout : 32;
+        weight_layout *l = realloc(o->layout, cap * sizeof *l);
+        if (!l) return dnnl_out_of_memory;
+        o->layout = l;
+        o->cap_layout = cap;
+    }
+    o->layout[o->n_layout++] = (weight_layout){j->in, j->out, *md};
+    return dnnl_success;
 }
 
 /* The product's descriptor; the first of a weight shape also fixes that shape's layout. */
@@ -291,10 +307,7 @@ static int product_desc(onednn_linear *o, const linear_job *j, dnnl_primitive_de
     if (!rc) rc = dnnl_primitive_desc_create(pd, &md, attr, o->engine, NULL);
     if (attr) dnnl_primitive_attr_destroy(attr);
     if (rc || known) return rc;
-    if (o->n_layout == ONEDNN_LAYOUTS) return dnnl_unimplemented;
-    const dnnl_memory_desc_t *chosen = dnnl_primitive_desc_query_md(*pd, dnnl_query_weights_md, 0);
-    o->layout[o->n_layout++] = (weight_layout){j->in, j->out, *chosen};
-    return dnnl_success;
+    return layout_add(o, j, dnnl_primitive_desc_query_md(*pd, dnnl_query_weights_md, 0));
 }
 
 static int round_make(onednn_linear *o, product *p, const dnnl_memory_desc_t *x16)
@@ -387,6 +400,8 @@ static int run_inner(onednn_linear *o, const linear_job *j, bool *done, sq_error
 {
     product *p;
     packed_weight *w;
+    /* With AMX, 2.6 runs into an illegal instruction at 63 inputs; no model has an odd number. */
+    if (o->opt.bf16 && j->in % 2) return SQ_OK;
     if (product_find(o, j, &p)) return SQ_OK;
     const weight_layout *layout = layout_find(o, j);
     /* A plain layout means the library has no packed kernel: nothing to gain for the memory. */

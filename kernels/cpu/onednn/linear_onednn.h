@@ -26,11 +26,12 @@ void onednn_linear_name(char *out, size_t size);
 int onednn_linear_open(onednn_linear **o, const onednn_options *opt, sq_error *err);
 void onednn_linear_close(onednn_linear **o);
 
-/* Forgets the packed weights; see cpu_linear_forget. */
+/* Forgets the packed weights, and with them their layouts and products; see cpu_linear_forget. */
 void onednn_linear_forget(onednn_linear *o);
 
 /* *done is false, and y untouched, when the product is not one for oneDNN: the pack limit is
- * reached or the library packs nothing for this shape. Failures are SQ_E_NOMEM, SQ_E_BACKEND. */
+ * reached, the library packs nothing for this shape, or in bf16 the number of inputs is odd.
+ * Failures are SQ_E_NOMEM, SQ_E_BACKEND. */
 int onednn_linear_run(onednn_linear *o, const linear_job *j, bool *done, sq_error *err);
 
 #endif
