@@ -8,8 +8,11 @@ CUDA_WHEELS = nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime n
 CUDA_VERSION = 13.0
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# The machine's own nvcc, else the one that `make deps-cuda` fetched; none: no CUDA backend.
-ifeq ($(CUDACXX)$(shell command -v nvcc),)
+# The machine's own nvcc if it is new enough, else the one that `make deps-cuda` fetched; none: no
+# CUDA backend.
+OWN_NVCC := $(CUDACXX)$(shell nvcc --version 2> /dev/null | \
+	sed -n 's/.*release \([0-9]*\).*/\1/p' | awk '$$1 >= 12')
+ifeq ($(OWN_NVCC),)
 CUDACXX = $(wildcard $(CURDIR)/.cuda/toolkit/bin/nvcc)
 export CUDACXX
 endif
@@ -33,10 +36,10 @@ all:
 deps:
 	$(call apt_install,$(PACKAGES))
 
-# To compile for GPUs where there is no CUDA toolkit: the compiler and cuBLAS from PyPI, 900 MB.
-# Debian's own (11.8) is too old.
+# To compile for GPUs where there is no CUDA toolkit: the compiler and cuBLAS from PyPI, a download
+# of 900 MB. Debian's own (11.8) is too old.
 deps-cuda: deps
-ifeq ($(CUDACXX)$(shell command -v nvcc),)
+ifeq ($(OWN_NVCC),)
 	$(call apt_install,$(CUDA_PACKAGES))
 	rm -rf .cuda
 	python3 -m venv .cuda
