@@ -111,12 +111,6 @@ static void test_usage(void **state)
     expect_error("$squint ask -m models/demo -p x --backend cpu --device 3", 2, "no device 3");
     expect_error("$squint ask -m models/demo -p x --device -1", 2, "--device");
     expect_error("$squint ask -m models/demo -p x --backend cpu --compute f16", 1, "needs a GPU");
-    expect_error("$squint bench -m models/demo --stages nosuch:4", 2, "nosuch");
-    expect_error("$squint bench -m models/demo --stages prefill", 2, "ROWS");
-    expect_error("$squint bench -m models/demo --stages decode:20x65", 2, "decode:20x65");
-    expect_error("$squint bench -m models/demo --stages vision:0", 2, "VIEWS");
-    expect_error("$squint bench -m models/demo --format xml", 2, "table, csv or json");
-    expect_error("$squint bench -m models/demo --json --format csv", 2, "exclude each other");
     expect_error("$squint convert -m models/demo", 2, "-o DIR");
     expect_error("$squint pixels --image samples/frogs.jpg", 2, "-o FILE");
 }
@@ -349,6 +343,41 @@ static void test_convert(void **state)
 
 /* ---- bench ---- */
 
+static void test_bench_usage(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options, *message;
+    } bad[] = {
+        {"--stages nosuch:4", "\"nosuch:4\": expected one of vision[:VIEWS], vision+rows"},
+        {"--stages prefill", "expected prefill:ROWS, found \"prefill\""},
+        {"--stages prefill:84,prefill:5000", "prefill: ROWS: expected 1..4095, found 5000"},
+        {"--stages decode:99999999999999999999", "ROWS: expected 1..4095, found 9999999999999999"},
+        {"--stages first-token:577", "first-token: KEPT: expected 1..576, found 577"},
+        {"--stages decode:20x65", "decode:ROWS[xN] (N up to 64), found \"decode:20x65\""},
+        {"--stages vision:0", "vision[:VIEWS]"},
+        {"--stages copy:3", "expected copy, found \"copy:3\""},
+        {"--keep 9", "--keep is not used"},
+        {"--methods none", "--methods is not used"},
+        {"--stages copy --seed 0", "--seed is not used"},
+        {"-n 3", "-n (--max-tokens) is not used"},
+        {"--prune-options a=b", "--prune-options is not used"},
+        {"--no-exif", "--no-exif is not used"},
+        {"-p x", "-p (--prompt) is not used when stages are timed"},
+        {"--questions q --repeat 3", "--repeat is not used with --questions"},
+        {"--image x -p x --limit 3", "--limit is not used with --image"},
+        {"--image x", "--image needs -p"},
+        {"--image x -p x --stages copy", "exclude each other"},
+        {"--format xml", "table, csv or json"},
+        {"--json --format csv", "exclude each other"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "$squint bench -m models/demo %s", bad[i].options);
+        expect_error(line, 2, bad[i].message);
+    }
+}
+
 static void test_bench_resumes(void **state)
 {
     (void)state;
@@ -392,10 +421,30 @@ static void test_bench_json(void **state)
         assert_non_null(o);
         const cJSON *stage;
         cJSON_ArrayForEach(stage, get(o, "stages"))
+        {
             assert_true(get(stage, "median_ms")->valuedouble >= get(stage, "min_ms")->valuedouble);
+            if (i == 0) assert_true(get(stage, "first_ms")->valuedouble > 0);
+        }
+        assert_string_equal(get(o, "version")->valuestring, "0.1.0");
+        assert_int_equal(get(o, "date")->valuestring[10], 'T');
         cJSON_Delete(o);
         done(&r);
     }
+}
+
+/* What was printed before a stage failed is whole: here for want of memory. */
+static void test_bench_fails(void **state)
+{
+    (void)state;
+    result r = shell("ulimit -v 3000000; $squint bench -m models/demo --backend cpu --json "
+                     "--repeat 1 --stages prefill:20,vision:30000");
+    assert_int_equal(r.code, 1);
+    assert_string_equal(r.err, "squint bench: bench: out of memory\n");
+    cJSON *o = cJSON_Parse(r.out);
+    assert_non_null(o);
+    assert_int_equal(cJSON_GetArraySize(get(o, "stages")), 3);
+    cJSON_Delete(o);
+    done(&r);
 }
 
 static void test_bench_csv(void **state)
@@ -404,12 +453,18 @@ static void test_bench_csv(void **state)
     result r = shell("$squint bench -m models/demo --format csv --repeat 1 --stages "
                      "vision+rows:2,project:9,decode:20x3,first-token:29");
     assert_int_equal(r.code, 0);
+    static const char head[] = "name,median_ms,min_ms,p90_ms,first_ms,gflops,product_share,gbs,"
+                               "copy_share,launches,syncs,model,backend,version,date\n";
+    assert_memory_equal(r.out, head, strlen(head));
     int lines = 0;
     for (const char *p = r.out; (p = strchr(p, '\n')); p++) {
         int commas = 0;
-        for (const char *c = p + 1; *c && *c != '\n'; c++)
-            commas += *c == ',';
-        assert_true(commas == 9 || !p[1]);
+        bool quoted = false;
+        for (const char *c = p + 1; *c && *c != '\n'; c++) {
+            quoted ^= *c == '"';
+            commas += *c == ',' && !quoted;
+        }
+        assert_true(commas == 14 || !p[1]);
         lines++;
     }
     assert_int_equal(lines, 7); /* a head, what the machine can do at best, and four stages */
@@ -462,6 +517,7 @@ int main(void)
         cmocka_unit_test(test_convert),       cmocka_unit_test(test_bench_resumes),
         cmocka_unit_test(test_bench_csv),     cmocka_unit_test(test_synthetic),
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
+        cmocka_unit_test(test_bench_usage),   cmocka_unit_test(test_bench_fails),
         cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
