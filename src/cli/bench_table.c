@@ -13,9 +13,8 @@ static int by_value(const void *a, const void *b)
 bench_times bench_times_of(double *ms, int n)
 {
     qsort(ms, (size_t)n, sizeof *ms, by_value);
-    return (bench_times){.median = (ms[(n - 1) / 2] + ms[n / 2]) / 2,
-                         .min = ms[0],
-                         .p90 = ms[(n * 9 - 1) / 10]};
+    return (bench_times){
+        .median = (ms[(n - 1) / 2] + ms[n / 2]) / 2, .min = ms[0], .p90 = ms[(n * 9 - 1) / 10]};
 }
 
 int bench_table_open(bench_table *t, sq_model *m, const bench_args *a, const char *column,
@@ -69,8 +68,8 @@ static void print_head(const bench_table *t)
         if (t->work) printf(" %9s", "first");
         printf(" %9s %9s %9s", "median", "min", "p90");
         if (t->work)
-            printf(" %8s %12s %8s %9s %8s %5s", t->info.gpu ? "TFLOP/s" : "GFLOP/s",
-                   "% of product", "GB/s", "% of copy", "launches", "syncs");
+            printf(" %8s %12s %8s %9s %8s %5s", t->info.gpu ? "TFLOP/s" : "GFLOP/s", "% of product",
+                   "GB/s", "% of copy", "launches", "syncs");
         putchar('\n');
     }
 }
@@ -96,8 +95,8 @@ static void csv_row(const bench_table *t, const char *name, const bench_times *t
     const char *const last[] = {t->info.path, t->info.backend, SQ_VERSION, t->date};
     printf("%s,%.4f,%.4f,%.4f", name, time->median, time->min, time->p90);
     if (t->work)
-        printf(",%.4f,%.5g,%.4f,%.5g,%.4f,%.1f,%.1f", time->first, w->flops / 1e9,
-               w->product_share, w->bytes / 1e9, w->copy_share, w->launches, w->syncs);
+        printf(",%.4f,%.5g,%.4f,%.5g,%.4f,%.1f,%.1f", time->first, w->flops / 1e9, w->product_share,
+               w->bytes / 1e9, w->copy_share, w->launches, w->syncs);
     for (int i = 0; i < 4; i++) {
         putchar(',');
         csv_string(last[i]);

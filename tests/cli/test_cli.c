@@ -87,6 +87,13 @@ static void expect_output(const char *line, const char *out)
     done(&r);
 }
 
+static const cJSON *get(const cJSON *o, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(o, key);
+    if (!item) fail_msg("no key \"%s\"", key);
+    return item;
+}
+
 /* ---- usage ---- */
 
 static void test_usage(void **state)
@@ -159,13 +166,6 @@ static void test_ask(void **state)
                  1, "nosuch.jpg");
     expect_error("$squint ask -m nosuch -p x", 1, "nosuch: no such file");
     expect_error("$squint ask -m samples/frogs.jpg -p x", 1, "samples/frogs.jpg");
-}
-
-static const cJSON *get(const cJSON *o, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(o, key);
-    if (!item) fail_msg("no key \"%s\"", key);
-    return item;
 }
 
 static void test_json(void **state)
@@ -381,7 +381,7 @@ static void test_bench_usage(void **state)
 static void test_bench_resumes(void **state)
 {
     (void)state;
-    const char *bench = "$squint bench -m models/demo --compute f32 --questions "
+    const char *bench = "$squint bench -m models/demo --backend cpu --compute f32 --questions "
                         "models/demo/eval/questions.jsonl --limit 10 --methods none,random "
                         "--keep 72 --kinds text --answers";
     char line[1024];
@@ -400,10 +400,43 @@ static void test_bench_resumes(void **state)
     done(&whole);
     done(&cut);
     done(&same);
+    /* answers computed in another way do not go on in the same file */
+    static const char *const other[][2] = {
+        {"model_id\": \"models/demo", "model_id\": \"other/model"},
+        {"backend\": \"cpu", "backend\": \"cuda"},
+        {"compute\": \"f32", "compute\": \"bf16"}};
+    for (int i = 0; i < 3; i++) {
+        const char *value = strrchr(other[i][1], '"');
+        snprintf(line, sizeof line, "sed 's|%s|%s|' $T/whole.jsonl > $T/other.jsonl; %s "
+                 "$T/other.jsonl", other[i][0], other[i][1], bench);
+        expect_error(line, 2, value);
+        expect_error(line, 2, "choose another file");
+    }
     expect_error("$squint bench -m models/demo --questions samples/README.md", 1, "line 1");
     expect_error("echo '{\"question_id\": 1, \"image\": \"a.jpg\"}' > $T/q.jsonl; "
                  "$squint bench -m models/demo --questions $T/q.jsonl",
                  1, "text: expected a string");
+}
+
+/* The file says what an answer was computed with and which tokens it saw. */
+static void test_answers_file(void **state)
+{
+    (void)state;
+    result r = shell("$squint bench -m models/demo --backend cpu --compute f32 --limit 1 "
+                     "--questions models/demo/eval/questions.jsonl --methods none,uniform --keep 9 "
+                     "--answers $T/one.jsonl >&2 && cat $T/one.jsonl");
+    assert_int_equal(r.code, 0);
+    char *second = strchr(r.out, '\n') + 1;
+    for (int i = 0; i < 2; i++) {
+        cJSON *o = cJSON_Parse(i ? second : r.out);
+        const cJSON *meta = get(o, "metadata");
+        assert_string_equal(get(meta, "backend")->valuestring, "cpu");
+        assert_string_equal(get(meta, "compute")->valuestring, "f32");
+        assert_int_equal(get(meta, "tokens")->valueint, i ? 9 : 576);
+        if (i) assert_int_equal(cJSON_GetArraySize(get(meta, "kept")), 9);
+        cJSON_Delete(o);
+    }
+    done(&r);
 }
 
 static void test_bench_json(void **state)
@@ -518,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_bench_csv),     cmocka_unit_test(test_synthetic),
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
         cmocka_unit_test(test_bench_usage),   cmocka_unit_test(test_bench_fails),
+        cmocka_unit_test(test_answers_file),
         cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
