@@ -36,7 +36,7 @@ const char help_bench[] =
     "always:\n"
     "      --format NAME   table, csv (times only), json; --json is the last\n" CLI_MODEL_HELP
     "\nexample:\n"
-    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 20 \\\n"
+    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 8 \\\n"
     "      --methods none,fastervlm,random --keep 144,36\n";
 
 static int parse_format(bench_args *a)

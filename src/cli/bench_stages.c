@@ -95,9 +95,10 @@ static int run_once(sq_model *m, const bench_args *a, const bench_row *row, sq_r
     sq_ask_options ao = {.max_tokens = a->max_tokens};
     sq_session *s = NULL;
     int rc = sq_session_open(&s, m, &so);
-    if (!rc) rc = sq_session_add_images(s, a->image.item, a->image.n);
+    if (!rc) rc = cli_add_images(m, s, &a->image);
     if (!rc) rc = sq_session_ask(s, a->prompt, &ao, r);
-    int code = rc ? cli_fail("bench", rc, sq_session_error(s)) : EXIT_DONE;
+    int code = EXIT_DONE;
+    if (rc) code = cli_interrupted ? EXIT_INTERRUPTED : cli_fail("bench", rc, sq_session_error(s));
     sq_session_close(&s);
     return code;
 }

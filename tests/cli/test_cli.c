@@ -137,7 +137,8 @@ static void test_help_examples(void **state)
         assert_non_null(example);
         /* the pictures they write belong in the scratch folder: run there, on links */
         snprintf(line, sizeof line,
-                 "rm -rf $T/ex && mkdir $T/ex && ln -s $PWD/models $PWD/samples $T/ex && cd $T/ex "
+                 "rm -rf $T/ex && mkdir $T/ex && ln -s $PWD/models $PWD/samples $PWD/tests $T/ex "
+                 "&& cd $T/ex "
                  "&& squint() { \"$squint\" \"$@\"; } && set -e\n%s",
                  example + strlen("\nexample:\n"));
         result run = shell(line);
@@ -193,6 +194,9 @@ static void test_json(void **state)
             last = k->valueint;
         }
     }
+    static const char *const device[] = {"device_bytes", "launches", "syncs"};
+    for (int i = 0; i < 3; i++)
+        assert_true(get(o, device[i])->valuedouble >= 0);
     int rows = get(o, "context_tokens")->valueint;
     assert_int_equal(get(o, "kv_bytes")->valueint, rows * 6 * 2 * 512 * 4);
     const char *const stage[] = {"decode", "preprocess", "vision", "score", "prune",
@@ -200,6 +204,20 @@ static void test_json(void **state)
     for (size_t i = 0; i < sizeof stage / sizeof *stage; i++)
         assert_true(get(get(o, "ms"), stage[i])->valuedouble >= 0);
     cJSON_Delete(o);
+    done(&r);
+}
+
+/* Ctrl-C ends it between two of 64 pictures: long before the last on one thread. */
+static void test_interrupt(void **state)
+{
+    (void)state;
+    result r = shell("set --; for i in $(seq 64); do set -- \"$@\" --image samples/frogs.jpg; "
+                     "done; timeout --foreground --preserve-status -s INT 0.5 $squint ask "
+                     "-m models/demo --backend cpu --compute f32 "
+                     "--cpu avx2 --threads 1 -p x \"$@\"");
+    assert_int_equal(r.code, 130);
+    assert_string_equal(r.out, "");
+    assert_null(strstr(r.err, "squint ask"));
     done(&r);
 }
 
@@ -324,6 +342,7 @@ static void test_diff(void **state)
     done(&r);
     expect_error("$squint diff -m models/demo", 2, "no question");
     expect_error("$squint diff -m models/demo -p x --backend nosuch", 2, "nosuch");
+    expect_error("$squint diff -m models/demo -p x --backend diff:cpu", 2, "\"diff:cpu\"");
 }
 
 static void test_convert(void **state)
@@ -551,7 +570,7 @@ int main(void)
         cmocka_unit_test(test_bench_csv),     cmocka_unit_test(test_synthetic),
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
         cmocka_unit_test(test_bench_usage),   cmocka_unit_test(test_bench_fails),
-        cmocka_unit_test(test_answers_file),
+        cmocka_unit_test(test_answers_file),  cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
