@@ -31,7 +31,7 @@ endef
 
 all:
 	cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
-	cmake --build $(BUILD) -j$$(nproc)
+	cmake --build $(BUILD) -j$$(nproc) $(TARGETS:%=--target %)
 
 deps:
 	$(call apt_install,$(PACKAGES))
@@ -58,8 +58,11 @@ demo: deps all
 	done
 	@echo; echo "The kept tokens: demo-out/kept-144.png"
 
+# Several tests at once: their threads must not spin while they wait for each other.
+CTEST = OMP_WAIT_POLICY=passive ctest --test-dir $(BUILD) --output-on-failure -j$$(nproc)
+
 test: deps all
-	ctest --test-dir $(BUILD) --output-on-failure
+	$(CTEST) $(if $(TESTS),-R '$(TESTS)')
 
 bench: all
 	$(BUILD)/squint bench -m models/demo
