@@ -27,7 +27,7 @@ define apt_install
 	fi
 endef
 
-.PHONY: all deps deps-cuda demo test bench install clean
+.PHONY: all deps deps-cuda demo test check-gpu bench install clean
 
 all:
 	cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
@@ -64,6 +64,10 @@ CTEST = OMP_WAIT_POLICY=passive ctest --test-dir $(BUILD) --output-on-failure -j
 test: deps all
 	$(CTEST) $(if $(TESTS),-R '$(TESTS)')
 
+# On a machine with a GPU; STEPS chooses some of them (bench/gpu_check.sh --list).
+check-gpu: all
+	sh bench/gpu_check.sh --build $(BUILD) $(STEPS)
+
 bench: all
 	$(BUILD)/squint bench -m models/demo
 
@@ -71,4 +75,4 @@ install: all
 	cmake --install $(BUILD)
 
 clean:
-	rm -rf $(BUILD) demo-out
+	rm -rf $(BUILD) demo-out gpu-check

@@ -18,7 +18,7 @@ def kept_of(line):
     """Empty where nothing is dropped."""
     meta = line["metadata"]
     if meta["keep"] != "all" and "kept" not in meta:
-        sys.exit(f"kept.py: {line['question_id']}: no kept tokens; was it written by an old squint?")
+        sys.exit(f"kept.py: {line['question_id']}: no kept tokens, written by an old squint?")
     return set(meta.get("kept", ()))
 
 

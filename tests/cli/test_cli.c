@@ -523,6 +523,24 @@ static void test_bench_csv(void **state)
     done(&r);
 }
 
+/* The script for machines with a GPU: what could not run has not passed. */
+static void test_gpu_check(void **state)
+{
+    (void)state;
+    result r = shell("sh bench/gpu_check.sh --build $(dirname $squint) --backend cpu --out $T/gpu "
+                     "device kept");
+    assert_int_equal(r.code, 1);
+    assert_non_null(strstr(r.out, "device             passed "));
+    assert_non_null(strstr(r.out, "kept               SKIPPED "));
+    assert_non_null(strstr(r.out, "1 passed, 1 not"));
+    done(&r);
+    r = shell("sh bench/gpu_check.sh --dry-run");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "--tool racecheck --error-exitcode 9 "));
+    done(&r);
+    expect_error("sh bench/gpu_check.sh nosuch", 2, "unknown step nosuch");
+}
+
 /* Shapes without a checkpoint: there to be timed, and refused where words are needed. */
 static void test_synthetic(void **state)
 {
@@ -571,6 +589,7 @@ int main(void)
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
         cmocka_unit_test(test_bench_usage),   cmocka_unit_test(test_bench_fails),
         cmocka_unit_test(test_answers_file),  cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_gpu_check),
         cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
