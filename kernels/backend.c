@@ -30,6 +30,7 @@ static int open_row(sq_backend **out, const backend_row *row, const backend_opti
     sq_backend *be = calloc(1, sizeof *be);
     if (!be) return error_set(err, SQ_E_NOMEM, "backend %s: out of memory", row->name);
     be->name = row->name;
+    backend_at(be, "start", -1);
     int rc = row->open(be, o, err);
     if (rc)
         backend_close(&be);

@@ -50,7 +50,7 @@ typedef struct backend_count {
 
 struct sq_backend {
     const char *name;    /* "cpu" */
-    char describe[160];  /* "cpu: avx2, oneDNN 2.6.3, 2 threads, f32" */
+    char describe[224];  /* "cpu: avx2, oneDNN 2.6.3, 2 threads, f32" */
     sq_ops ops;
     sq_compute compute;  /* resolved: not AUTO */
     sq_dtype act;        /* what flows between ops: F32, or a GPU's BF16 or F16 */
@@ -63,14 +63,15 @@ struct sq_backend {
     void (*write)(sq_backend *be, void *dst, const void *host_src, size_t size);
     void (*read)(sq_backend *be, void *host_dst, const void *src, size_t size); /* waits for ops */
     void (*sync)(sq_backend *be); /* waits until all ops are done */
-    /* dst[n] of type to = src[n] of type from, which is Q8_0 or a float type; resident backends. */
+    /* dst[n] of type to = src[n] of type from: Q8_0 or a float type; of equal types a copy. */
     void (*convert)(sq_backend *be, void *dst, sq_dtype to, const void *src, sq_dtype from,
                     int64_t n);
     /* Runs fn(user), which may only call ops. A GPU may record it and replay the record when a key
      * comes again: the key must hold all that fn reads from host memory, pointers included. */
     void (*region)(sq_backend *be, const void *key, size_t key_size, void (*fn)(void *user),
                    void *user);
-    int layer;           /* set by model code: names the place in messages */
+    const char *part;    /* "vision", "decoder", ... and the layer there: names the place in */
+    int layer;           /* messages; model code sets both (backend_at) */
     backend_count count;
     void *priv;
     void (*close_priv)(sq_backend *be);
@@ -96,6 +97,13 @@ extern const backend_row *const backend_rows[]; /* best first; ends with NULL */
 extern const backend_row backend_cpu;
 extern const backend_row backend_cuda; /* built without SQ_CUDA: cannot start */
 extern const backend_row backend_diff; /* by name only, "diff:cpu" */
+
+/* The ops that follow belong to this place; layer -1: to none of its layers. */
+static inline void backend_at(sq_backend *be, const char *part, int layer)
+{
+    be->part = part;
+    be->layer = layer;
+}
 
 /* Opens the named or the best backend. On failure *be is NULL and err says why. */
 int backend_open(sq_backend **be, const backend_options *o, sq_error *err);

@@ -11,7 +11,8 @@ typedef struct diff_count {
     const char *op;
     int64_t n;      /* calls that were alike */
     double worst;   /* share of the allowed error, at most 1 unless the op differed */
-    int layer;      /* where that was */
+    const char *part; /* where that was */
+    int layer;
     char shape[64]; /* of its first inputs, "[631,4096] x [11008,4096]" */
 } diff_count;
 

@@ -100,17 +100,18 @@ int model_upload(model *m, sq_backend *be, void **block, sq_error *err)
     arena_source *mem = &be->memory;
     uploader measure = {.be = be}, copy = {.be = be};
     put_all(&measure, m);
-    *block = copy.block = mem->alloc(mem->user, measure.used);
     copy.raw = mem->alloc(mem->user, dtype_row_bytes(SQ_DTYPE_F32, UPLOAD_CHUNK));
-    int rc = SQ_OK;
-    if (!copy.block || !copy.raw)
-        rc = error_set(err, SQ_E_NOMEM, "%s: %s has no room for %.1f GB of weights", m->path,
-                       be->name, (double)measure.used / 1e9);
-    if (!rc) put_all(&copy, m);
-    if (!rc) be->sync(be); /* kernels read weights ahead of the ops before them */
+    copy.block = copy.raw ? mem->alloc(mem->user, measure.used) : NULL;
+    if (copy.block) {
+        *block = copy.block;
+        put_all(&copy, m);
+        be->sync(be); /* kernels read weights ahead of the ops before them */
+    }
     if (copy.raw) mem->free(mem->user, copy.raw);
-    if (!rc && be->err.code) rc = error_set(err, be->err.code, "%s", be->err.text);
-    return rc;
+    if (be->err.code) return error_set(err, be->err.code, "%s", be->err.text);
+    if (*block) return SQ_OK;
+    return error_set(err, SQ_E_NOMEM, "%s: %s has no room for %.1f GB of weights", m->path,
+                     be->name, (double)measure.used / 1e9);
 }
 
 void model_unload(sq_backend *be, void **block)

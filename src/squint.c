@@ -158,6 +158,7 @@ static int picture_project(sq_session *s, const vit_output *vis, prune_plan *pla
     if (!x.data || !im->embeds.data || !im->index)
         return error_set(&s->err, SQ_E_NOMEM, "out of memory");
     sparse_rows rows = plan_rows(&full);
+    backend_at(be, "prune", -1);
     be->ops.select_rows(be, &x, &all, &rows);
     TRY(projector_forward(be, proj, &im->embeds, &x, &s->dev, &s->err));
     for (int r = 0; r < plan->n_out; r++)
@@ -186,9 +187,30 @@ static int picture_finish(picture_run *p)
     return rc;
 }
 
+/* What the backend did since `before` goes to this session's next report. */
+static void count_work(sq_session *s, const backend_count *before)
+{
+    const backend_count *c = &s->m->be->count;
+    s->report.launches += c->launches - before->launches;
+    s->report.syncs += c->syncs - before->syncs;
+}
+
+/* As if pictures from `first` on were never shown. */
+static void drop_pictures(sq_session *s, int first, arena_mark kept)
+{
+    while (s->n_image > first) {
+        free(s->image[--s->n_image].index);
+        s->image[s->n_image] = (session_image){0};
+    }
+    arena_rewind(&s->kept, kept);
+}
+
 int session_encode(sq_session *s, const picture_source *src, int n)
 {
     arena_mark dev = arena_get_mark(&s->dev), host = arena_get_mark(&s->host);
+    arena_mark kept = arena_get_mark(&s->kept);
+    backend_count count = s->m->be->count;
+    sq_report report = s->report;
     picture_run now = {.s = s}, next = {.s = s};
     int first = s->n_image;
     double start = clock_ms();
@@ -205,12 +227,14 @@ int session_encode(sq_session *s, const picture_source *src, int n)
     }
     image_close(&now.view);
     image_close(&next.view);
-    while (rc && s->n_image > first) {
-        free(s->image[--s->n_image].index);
-        s->image[s->n_image] = (session_image){0};
+    if (rc) {
+        drop_pictures(s, first, kept);
+        s->report = report;
+        return rc;
     }
     s->report.ms.total += clock_ms() - start;
-    return rc;
+    count_work(s, &count);
+    return SQ_OK;
 }
 
 /* ---- one answer ---- */
@@ -270,6 +294,7 @@ static int splice(sq_session *s, const int32_t *ids, int n, int picture, sq_tens
 {
     sq_backend *be = s->m->be;
     int64_t at = 0;
+    backend_at(be, "prompt", -1);
     for (int i = 0; i < n;) {
         if (ids[i] == PROMPT_IMAGE) {
             const sq_tensor *e = &s->image[picture++].embeds;
@@ -350,7 +375,7 @@ static int pick(answer_run *a, int32_t *id, float *gap)
     }
     *id = a->best;
     *gap = a->gap;
-    return sampler_accept(&s->sampler, *id, gap, &s->err);
+    return sampler_accept(&s->sampler, a->best, a->gap, &s->err);
 }
 
 static int text_append(answer_run *a, const char *piece, int n)
@@ -517,11 +542,9 @@ static void fill_report(answer_run *a, const char *why)
     r->context_tokens = s->kv.len[0];
     r->kv_bytes = kv_cache_bytes(&s->kv);
     r->peak_bytes = peak_resident_bytes();
-    const backend_count *c = &s->m->be->count;
-    r->device_bytes = c->peak_bytes;
-    r->syncs = c->syncs - s->count.syncs;
-    r->launches = c->launches - s->count.launches;
-    s->count = *c;
+    r->device_bytes = s->m->be->count.peak_bytes;
+    r->launches = s->report.launches;
+    r->syncs = s->report.syncs;
     r->ms.total += clock_ms() - a->start;
 }
 
@@ -530,6 +553,7 @@ int session_answer(sq_session *s, const char *question, const sq_ask_options *op
     static const sq_ask_options plain;
     answer_run a = {.s = s, .opt = opt ? opt : &plain, .r = r, .start = clock_ms()};
     arena_mark host = arena_get_mark(&s->host), dev = arena_get_mark(&s->dev);
+    backend_count count = s->m->be->count;
     const char *why = "";
     int held = s->kv.len[0];
     int32_t pending = s->pending;
@@ -545,11 +569,12 @@ int session_answer(sq_session *s, const char *question, const sq_ask_options *op
         free(a.text);
     } else {
         s->n_turn++;
-        memset(&s->report.ms, 0, sizeof s->report.ms);
         free(s->answer_text);
         s->answer_text = a.text;
         r->answer = a.text;
+        count_work(s, &count);
         fill_report(&a, why);
+        s->report = (sq_report){0};
     }
     arena_rewind(&s->host, host);
     arena_rewind(&s->dev, dev);

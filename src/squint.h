@@ -141,7 +141,8 @@ typedef struct sq_diff_info {
     const char *op;
     int64_t n;      /* calls that were alike */
     double worst;   /* share of the allowed error */
-    int layer;      /* where that was */
+    const char *part; /* where that was: "vision", "prune", "projector", "prompt", "decoder" */
+    int layer;        /* of the part; -1: none of its layers */
     char shape[64]; /* of its first inputs */
 } sq_diff_info;
 int sq_diff_get(const sq_model *m, int i, sq_diff_info *out);
@@ -221,8 +222,11 @@ typedef struct sq_report {
     size_t kv_bytes;         /* held by them */
     size_t peak_bytes;       /* peak resident memory of the process */
     size_t device_bytes;     /* peak memory of the GPU, weights included; 0 on the CPU */
-    int64_t launches, syncs; /* GPU: kernels and graphs started, waits of the host for the device */
+    int64_t launches, syncs; /* GPU: kernels and graphs started, waits of the host, for this answer
+                              * and the pictures before it */
     float min_gap;           /* smallest distance of the two best logits over the answer */
+    /* The host's clock. A GPU works on beside it: what is still under way when a stage ends counts
+     * where the host next waits (project in prefill; vision only what decoding did not hide). */
     struct {
         double decode, preprocess, vision, score, prune, project; /* pictures, summed */
         double prefill, first_token, generate;                    /* this answer */

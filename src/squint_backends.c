@@ -43,7 +43,8 @@ int sq_diff_get(const sq_model *m, int i, sq_diff_info *out)
     diff_count c;
     if (!m || !m->be) return SQ_E_ARG;
     TRY(diff_get(m->be, i, &c));
-    *out = (sq_diff_info){.op = c.op, .n = c.n, .worst = c.worst, .layer = c.layer};
+    *out = (sq_diff_info){.op = c.op, .n = c.n, .worst = c.worst, .part = c.part,
+                           .layer = c.layer};
     snprintf(out->shape, sizeof out->shape, "%s", c.shape);
     return SQ_OK;
 }

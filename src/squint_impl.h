@@ -17,6 +17,7 @@ struct sq_model {
     void *notice_user;
     sq_error err;
     void *device_weights; /* where the backend cannot read the files; NULL until needed */
+    sq_error upload_err;  /* a copy that broke off half-way; every later use fails like it */
     bool told_one_view; /* the AnyRes notice is given once */
 };
 
@@ -47,8 +48,7 @@ struct sq_session {
     int n_image, n_turn, n_ctx;
     session_prefix prefix;
     int32_t pending; /* sampled but not yet in the KV cache; -1: none */
-    sq_report report; /* picture times gather here until the first answer */
-    backend_count count; /* of the backend when the report was begun */
+    sq_report report; /* the pictures' times and work gather here until the next answer */
     sq_error err;
 };
 

@@ -107,7 +107,11 @@ int model_need_words(const model *m, sq_error *err)
 
 int model_ready(sq_model *m, sq_error *err)
 {
-    return model_upload(&m->m, m->be, &m->device_weights, err);
+    const sq_error *before = &m->upload_err;
+    if (before->code) return error_set(err, before->code, "%s", before->text);
+    int rc = model_upload(&m->m, m->be, &m->device_weights, err);
+    if (rc && m->device_weights) m->upload_err = *err; /* no way back: tensors point there */
+    return rc;
 }
 
 /* ---- information ---- */

@@ -81,7 +81,6 @@ int sq_session_open(sq_session **out, sq_model *m, const sq_session_options *opt
     s->dev.source = s->kept.source = &m->be->memory;
     if (!m->m.dec.layer)
         return error_set(&s->err, SQ_E_UNSUPPORTED, "%s: no language model to talk to", m->m.path);
-    s->count = m->be->count;
     TRY(model_ready(m, &s->err));
     sampler_seed(&s->sampler, s->opt.seed);
     TRY(parse_prune(s));

@@ -45,6 +45,10 @@ static void host_convert(sq_backend *be, void *dst, sq_dtype to, const void *src
     float part[8 * Q8_0_BLOCK];
     const int64_t step = sizeof part / sizeof *part;
     (void)be;
+    if (to == from) {
+        memcpy(dst, src, dtype_row_bytes(to, n));
+        return;
+    }
     for (int64_t at = 0; at < n; at += step) {
         int64_t count = n - at < step ? n - at : step;
         convert_to_f32(part, (const char *)src + dtype_row_bytes(from, at), from, count);

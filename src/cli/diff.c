@@ -51,9 +51,11 @@ static void print_table(const sq_model *m, const char *backend)
     long long n = 0;
     for (int i = 0; sq_diff_get(m, i, &d) == SQ_OK; i++) {
         n += d.n;
-        if (d.n)
-            printf("%-12s %6lld alike, worst %5.1f %% of the allowed error: layer %d, %s\n", d.op,
-                   (long long)d.n, 100 * d.worst, d.layer, d.shape);
+        if (!d.n) continue;
+        char layer[24] = "";
+        if (d.layer >= 0) snprintf(layer, sizeof layer, " layer %d", d.layer);
+        printf("%-12s %6lld alike, worst %5.1f %% of the allowed error: %s%s, %s\n", d.op,
+               (long long)d.n, 100 * d.worst, d.part, layer, d.shape);
     }
     printf("%lld ops alike\n%s\n", n, backend);
 }

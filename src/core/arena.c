@@ -80,27 +80,26 @@ arena_mark arena_get_mark(const arena *a)
     return (arena_mark){a->head, a->head ? a->head->used : 0, a->in_use};
 }
 
+static void head_free(arena *a)
+{
+    arena_block *older = a->head->older;
+    block_free(a, a->head);
+    a->head = older;
+}
+
 void arena_rewind(arena *a, arena_mark m)
 {
-    while (a->head != m.block && a->head && a->head->older) {
-        arena_block *older = a->head->older;
-        block_free(a, a->head);
-        a->head = older;
-        if (!m.block && !older->older) { /* several blocks: the next one is made of their sum */
-            block_free(a, older);
-            a->head = NULL;
-        }
-    }
+    while (a->head != m.block && a->head && a->head->older)
+        head_free(a);
     if (a->head) a->head->used = m.block ? m.used : 0;
     a->in_use = m.in_use;
+    /* Empty, and once too small: the next block holds all that was ever in use. */
+    if (a->head && !a->head->older && a->in_use == 0 && a->head->size < a->peak) head_free(a);
 }
 
 void arena_close(arena *a)
 {
-    while (a->head) {
-        arena_block *older = a->head->older;
-        block_free(a, a->head);
-        a->head = older;
-    }
+    while (a->head)
+        head_free(a);
     a->in_use = 0;
 }

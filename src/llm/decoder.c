@@ -199,19 +199,19 @@ static void run_ops(void *user)
     sq_backend *be = r->be;
     const decoder_config *c = &r->m->cfg;
     int n_out = rows_out(r), keep = r->n_seq ? r->n : n_out ? n_out : 1;
-    be->layer = -1;
+    backend_at(be, "decoder", -1);
     if (r->n_seq) {
         sq_tensor id = table_row(r, TABLE_ID, 0);
         be->ops.embed(be, &r->x, &r->m->tok_embd, &id);
     }
     for (int i = 0; i < c->n_layer && !be->err.code; i++) {
-        be->layer = i;
+        backend_at(be, "decoder", i);
         int from = i + 1 < c->n_layer ? 0 : r->n - keep;
         layer_attn(r, &r->m->layer[i], i, from);
         layer_ffn(r, &r->m->layer[i], from);
     }
     if (!n_out) return;
-    be->layer = c->n_layer;
+    backend_at(be, "decoder", c->n_layer);
     sq_tensor x = tensor_rows(&r->x, r->n - n_out, n_out), norm = take(&r->h, n_out, c->dim);
     be->ops.rms_norm(be, &norm, &x, &r->m->norm, c->eps);
     be->ops.linear(be, &r->logits, &norm, &r->m->head, NULL, &(linear_desc){0});
@@ -233,6 +233,7 @@ static digest run_key(const decoder_run *r)
         digest_add(&d, &t[i]->data, sizeof t[i]->data);
     for (int s = 0; s < (r->n_seq ? r->n_seq : 1); s++) {
         digest_add(&d, &r->kv[s]->n_ctx, sizeof r->kv[s]->n_ctx);
+        digest_add(&d, &r->kv[s]->dtype, sizeof r->kv[s]->dtype);
         for (int i = 0; i < r->m->cfg.n_layer; i++) {
             digest_add(&d, &r->kv[s]->k[i].data, sizeof(void *));
             digest_add(&d, &r->kv[s]->v[i].data, sizeof(void *));
@@ -324,13 +325,28 @@ int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_ten
     return rc;
 }
 
-int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
-                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
-                 sq_error *err)
+/* A step has one set of RoPE frequencies, and DYNAMIC ones follow the sequence's length. */
+static int step_check(const rope_config *rope, int n_seq, const int32_t *pos, sq_error *err)
 {
     if (n_seq < 1 || n_seq > SQ_STEP_MAX)
         return error_set(err, SQ_E_ARG, "decoder: expected 1..%d sequences, found %d", SQ_STEP_MAX,
                          n_seq);
+    for (int s = 1; rope->scaling == ROPE_SCALING_DYNAMIC && s < n_seq; s++) {
+        int longer = pos[s] > pos[0] ? pos[s] : pos[0];
+        if (pos[s] != pos[0] && longer >= rope->original_ctx)
+            return error_set(err, SQ_E_UNSUPPORTED,
+                             "decoder: one step for sequences of %d and %d tokens: dynamic RoPE "
+                             "tells them apart from %d on",
+                             pos[0] + 1, pos[s] + 1, rope->original_ctx + 1);
+    }
+    return SQ_OK;
+}
+
+int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
+                 const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
+                 sq_error *err)
+{
+    TRY(step_check(&m->cfg.rope, n_seq, pos, err));
     decoder_run r = {.be = be, .m = m, .kv = kv, .n = n_seq, .n_seq = n_seq, .out = out};
     int rows = TABLE_LEN + m->cfg.n_layer, n_ctx = 0;
     int32_t *table = malloc((size_t)rows * (size_t)n_seq * sizeof *table);

@@ -69,7 +69,8 @@ int decoder_forward(sq_backend *be, const decoder_model *m, kv_cache *kv, sq_ten
                     const int32_t *pos, const decoder_result *out, arena *dev, sq_error *err);
 
 /* One token id[s] at position pos[s] for each of n_seq sequences (at most SQ_STEP_MAX, host),
- * packed as one batch whatever their lengths, each behind what its own cache holds. */
+ * packed as one batch whatever their lengths, each behind what its own cache holds. With dynamic
+ * RoPE they must be of one length or within original_ctx (else SQ_E_UNSUPPORTED). */
 int decoder_step(sq_backend *be, const decoder_model *m, kv_cache *const kv[], int n_seq,
                  const int32_t *id, const int32_t *pos, const decoder_result *out, arena *dev,
                  sq_error *err);

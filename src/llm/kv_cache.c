@@ -22,19 +22,10 @@ void kv_cache_close(kv_cache *kv)
 static int layer_grow(kv_cache *kv, sq_tensor *t, int n_ctx, int used)
 {
     sq_backend *be = kv->be;
-    size_t row = dtype_row_bytes(kv->dtype, kv->dim), keep = row * (size_t)used;
+    size_t row = dtype_row_bytes(kv->dtype, kv->dim);
     void *fresh = be->memory.alloc(be->memory.user, row * (size_t)n_ctx);
     if (!fresh) return SQ_E_NOMEM;
-    if (keep) {
-        void *host = malloc(keep);
-        if (!host) {
-            be->memory.free(be->memory.user, fresh);
-            return SQ_E_NOMEM;
-        }
-        be->read(be, host, t->data, keep);
-        be->write(be, fresh, host, keep);
-        free(host);
-    }
+    if (used) be->convert(be, fresh, kv->dtype, t->data, kv->dtype, (int64_t)used * kv->dim);
     if (t->data) be->memory.free(be->memory.user, t->data);
     *t = tensor_2d(fresh, kv->dtype, n_ctx, kv->dim);
     return SQ_OK;

@@ -7,7 +7,7 @@
 typedef struct kv_cache {
     sq_backend *be;
     int n_layer, n_ctx, dim;  /* dim = n_head_kv * head_dim */
-    sq_dtype dtype;           /* F32 or F16 */
+    sq_dtype dtype;           /* F32, F16 or BF16 */
     int *len;                 /* [n_layer] tokens held */
     sq_tensor *k, *v;         /* [n_layer], each [n_ctx, dim] */
 } kv_cache;

@@ -125,11 +125,11 @@ int sampler_pick(sampler *s, const float *logits, int n, arena *scratch, int32_t
     return SQ_OK;
 }
 
-int sampler_accept(const sampler *s, int32_t best, float *gap, sq_error *err)
+int sampler_accept(const sampler *s, int32_t best, float gap, sq_error *err)
 {
     TRY(settings_check(s, err));
     if (best < 0) return error_set(err, SQ_E_FORMAT, "logits: found NaN");
-    if (isnan(*gap)) return error_set(err, SQ_E_FORMAT, "logits: expected a finite largest logit");
-    if (isinf(*gap)) *gap = FLT_MAX;
+    if (!isfinite(gap))
+        return error_set(err, SQ_E_FORMAT, "logits: expected finite largest logits");
     return SQ_OK;
 }

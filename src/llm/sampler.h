@@ -23,8 +23,8 @@ void sampler_seed(sampler *s, uint64_t seed);
 int sampler_pick(sampler *s, const float *logits, int n, arena *scratch, int32_t *id, float *gap,
                  sq_error *err);
 
-/* Greedy choice where the largest logit was already found (best and gap of the op table's argmax):
- * the same checks. gap becomes finite. */
-int sampler_accept(const sampler *s, int32_t best, float *gap, sq_error *err);
+/* Whether a greedy choice that was already made (best and gap of the op table's argmax) may stand:
+ * SQ_E_FORMAT when a logit was NaN or the two largest are not both finite, SQ_E_ARG as above. */
+int sampler_accept(const sampler *s, int32_t best, float gap, sq_error *err);
 
 #endif

@@ -8,6 +8,7 @@ int projector_forward(sq_backend *be, const projector_model *m, sq_tensor *y, co
     size_t row = dtype_row_bytes(be->act, m->mid_dim);
     sq_tensor mid = tensor_2d(arena_alloc(dev, (size_t)n * row), be->act, n, m->mid_dim);
     if (!mid.data) return error_set(err, SQ_E_NOMEM, "projector: out of memory");
+    backend_at(be, "projector", -1);
     be->ops.linear(be, &mid, x, &m->fc1_w, &m->fc1_b, &(linear_desc){.act = m->act});
     be->ops.linear(be, y, &mid, &m->fc2_w, &m->fc2_b, &(linear_desc){0});
     arena_rewind(dev, mark);

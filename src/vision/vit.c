@@ -103,7 +103,7 @@ static void vit_embed(vit_run *r)
     const vit_model *m = r->m;
     const vit_config *c = &m->cfg;
     int n_patch = r->n_tok - 1;
-    be->layer = -1;
+    backend_at(be, "vision", -1);
     be->ops.embed(be, &r->x, &m->pos_embd, &r->ids);
 
     sq_tensor class_row = tensor_2d(m->class_embd.data, m->class_embd.dtype, 1, c->dim);
@@ -156,7 +156,7 @@ static void layer_forward(vit_run *r, int layer)
     sq_backend *be = r->be;
     const vit_layer *l = &r->m->layer[layer];
     const linear_desc add = {.add = true}, act = {.act = r->m->cfg.act};
-    be->layer = layer;
+    backend_at(be, "vision", layer);
     layer_qkv(r, l, true);
     layer_capture(r, layer);
     be->ops.attn(be, &r->h, &r->q, &r->k, &r->v, &r->attn);
@@ -248,7 +248,7 @@ static void scores_of_next(vit_run *r)
                 (cap->means && cap->means_layer == n_run);
     if (!next) return;
     double start = clock_ms();
-    r->be->layer = n_run;
+    backend_at(r->be, "vision", n_run);
     layer_qkv(r, &r->m->layer[n_run], false);
     if (!r->be->resident) r->out->score_ms += clock_ms() - start;
     layer_capture(r, n_run);

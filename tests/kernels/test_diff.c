@@ -30,7 +30,7 @@ static sq_backend *open_diff(void)
     backend_options o = {.name = "diff:cpu", .compute = SQ_COMPUTE_F32, .n_threads = 1};
     assert_int_equal(backend_open(&be, &o, &err), SQ_OK);
     sound = diff_under_test(be)->ops;
-    be->layer = 7;
+    backend_at(be, "decoder", 7);
     return be;
 }
 
@@ -94,7 +94,7 @@ static void test_linear(void **state)
 
     a->ops.linear = wrong_linear;
     be->ops.linear(be, &ty, &tx, &tw, NULL, &plain);
-    expect_fault(be, "diff: linear, layer 7, [4,64] x [32,64]: row 3 column 5 is ");
+    expect_fault(be, "diff: linear, decoder layer 7, [4,64] x [32,64]: row 3 column 5 is ");
     expect_fault(be, "; 1 of 128 differ");
     assert_int_equal(count_of(be, "linear").n, 3);
     a->ops.linear = sound.linear; /* nothing runs before the error is cleared */
@@ -136,7 +136,7 @@ static void test_in_place_and_nan(void **state)
     assert_int_equal(be->err.code, 0);
     diff_under_test(be)->ops.rms_norm = blind_norm;
     be->ops.rms_norm(be, &tx, &tx, &tw, 1e-5f);
-    expect_fault(be, "rms_norm, layer 7, [4,64] x [64]: row 1 column 0 is 0, expected ");
+    expect_fault(be, "rms_norm, decoder layer 7, [4,64] x [64]: row 1 column 0 is 0, expected ");
     backend_close(&be);
 }
 
@@ -182,7 +182,7 @@ static void test_attn_step(void **state)
         be->ops.attn_step(be, &to, &tq, &tk, &tv, &s, &r, &d);
         if (!fault) assert_int_equal(be->err.code, 0);
     }
-    expect_fault(be, "attn_step, layer 7, [2,16] x [2,16]: row 0 column 2 is ");
+    expect_fault(be, "attn_step, decoder layer 7, [2,16] x [2,16]: row 0 column 2 is ");
     backend_close(&be);
 }
 
@@ -195,6 +195,13 @@ static void test_open(void **state)
     backend_options o = {.name = "diff:nosuch"};
     assert_int_equal(backend_open(&be, &o, &err), SQ_E_ARG);
     assert_null(be);
+    static const char *const nested[] = {"diff:", "diff:diff:cpu", "diff:cpu:"};
+    for (int i = 0; i < 3; i++) {
+        o.name = nested[i];
+        error_clear(&err);
+        assert_int_equal(backend_open(&be, &o, &err), SQ_E_ARG);
+        assert_non_null(strstr(err.text, "expected diff:cpu or diff:cuda"));
+    }
     o.name = "cpu";
     error_clear(&err);
     assert_int_equal(backend_open(&be, &o, &err), SQ_OK);

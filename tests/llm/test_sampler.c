@@ -198,6 +198,27 @@ static void draws_follow_transformers(void **state)
     assert_int_equal(n, 15);
 }
 
+/* What argmax of the op table gives for rows that no answer may be taken from. */
+static void accepts_only_finite_logits(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t best;
+        float gap;
+        int rc;
+    } cases[] = {{3, 0.5f, SQ_OK},          {0, 0, SQ_OK},          {-1, NAN, SQ_E_FORMAT},
+                 {2, INFINITY, SQ_E_FORMAT}, {2, NAN, SQ_E_FORMAT}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sampler s = {.top_p = 1};
+        sq_error err = {0};
+        assert_int_equal(sampler_accept(&s, cases[i].best, cases[i].gap, &err), cases[i].rc);
+        if (cases[i].rc) assert_non_null(strstr(err.text, "logits"));
+    }
+    sampler s = {.top_p = 2};
+    sq_error err = {0};
+    assert_int_equal(sampler_accept(&s, 1, 1, &err), SQ_E_ARG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +229,7 @@ int main(void)
         cmocka_unit_test(seed_decides),
         cmocka_unit_test(top_p_ties_go_to_the_lower_id),
         cmocka_unit_test(draws_follow_transformers),
+        cmocka_unit_test(accepts_only_finite_logits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

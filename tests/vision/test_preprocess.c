@@ -58,6 +58,7 @@ static void test_resize_golden(void **state)
 static void test_view_golden(void **state)
 {
     (void)state;
+    static const int threads[] = {0, 2, 7}; /* the resize runs in bands, one a thread */
     for (size_t i = 0; i < sizeof view_golden / sizeof view_golden[0]; i++) {
         const struct view_golden *g = &view_golden[i];
         sq_image im = noise(g->w, g->h);
@@ -65,10 +66,14 @@ static void test_view_golden(void **state)
         size_t n = 3 * (size_t)g->side * (size_t)g->side;
         float *out = malloc(n * sizeof *out);
         char hex[65];
-        assert_int_equal(preprocess_view(out, &im, &cfg, NULL), 0);
-        sha256_hex(hex, out, n * sizeof *out);
-        if (strcmp(hex, g->pixels) != 0)
-            fail_msg("%dx%d side %d resize %d pad %d", g->w, g->h, g->side, g->resize, g->pad);
+        for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+            cfg.n_threads = threads[t];
+            assert_int_equal(preprocess_view(out, &im, &cfg, NULL), 0);
+            sha256_hex(hex, out, n * sizeof *out);
+            if (strcmp(hex, g->pixels) != 0)
+                fail_msg("%dx%d side %d resize %d pad %d threads %d", g->w, g->h, g->side,
+                         g->resize, g->pad, threads[t]);
+        }
         free(out);
         image_close(&im);
     }
