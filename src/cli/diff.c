@@ -5,10 +5,9 @@
 const char help_diff[] =
     "squint diff: check each op of a backend against the CPU, on one answer\n\n"
     "usage: squint diff -m MODEL [--image FILE] -p QUESTION [options]\n\n"
-    "Each op runs on the backend and on the CPU in f32, from the same inputs. The first result "
-    "that\n"
-    "differs by more than the op's error model allows ends it with exit code 1 and is named: op,\n"
-    "layer (-1: before the first), shape, element. Backend cpu is checked against plain C.\n\n"
+    "Each op runs on the backend and on the CPU in f32, from the same inputs. The first result\n"
+    "that differs by more than the op's error model allows ends it with exit code 1 and is named:\n"
+    "op, part of the model and layer, shape, element. Backend cpu is checked against plain C.\n\n"
     "  -i, --image FILE    JPEG or PNG; several are shown in this order\n"
     "  -p, --prompt TEXT   the question\n"
     "      --prune NAME    pruning method (squint methods), default none\n"
