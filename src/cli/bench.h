@@ -41,7 +41,7 @@ bench_times bench_times_of(double *ms, int n);
 
 /* What a stage did, beside its times. */
 typedef struct bench_work {
-    double flops, bytes;             /* a second */
+    double flops, bytes;              /* a second */
     double product_share, copy_share; /* of the best in this run; 0: not known */
     double launches, syncs;
 } bench_work;
@@ -58,7 +58,7 @@ typedef struct bench_table {
 int bench_table_open(bench_table *t, sq_model *m, const bench_args *a, const char *column,
                      bool work);
 /* The head comes with the first row, so that nothing is printed when nothing could be timed. */
-void bench_table_row(bench_table *t, const char *name, const bench_times *time,
+void bench_table_row(bench_table *t, const char *name, const bench_times *ms,
                      const bench_work *work);
 /* Ends what was begun, also after a failure. */
 void bench_table_close(const bench_table *t);

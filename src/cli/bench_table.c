@@ -74,28 +74,28 @@ static void print_head(const bench_table *t)
     }
 }
 
-static void json_row(const bench_table *t, const char *name, const bench_times *time,
+static void json_row(const bench_table *t, const char *name, const bench_times *ms,
                      const bench_work *w)
 {
     fputs(t->n_row ? ",\n    {\"name\": " : "\n    {\"name\": ", stdout);
     cli_json_string(stdout, name);
-    printf(", \"median_ms\": %.4f, \"min_ms\": %.4f, \"p90_ms\": %.4f", time->median, time->min,
-           time->p90);
+    printf(", \"median_ms\": %.4f, \"min_ms\": %.4f, \"p90_ms\": %.4f", ms->median, ms->min,
+           ms->p90);
     if (t->work)
         printf(", \"first_ms\": %.4f, \"gflops\": %.5g, \"product_share\": %.4f, "
                "\"gbs\": %.5g, \"copy_share\": %.4f, \"launches\": %.1f, \"syncs\": %.1f",
-               time->first, w->flops / 1e9, w->product_share, w->bytes / 1e9, w->copy_share,
+               ms->first, w->flops / 1e9, w->product_share, w->bytes / 1e9, w->copy_share,
                w->launches, w->syncs);
     putchar('}');
 }
 
-static void csv_row(const bench_table *t, const char *name, const bench_times *time,
+static void csv_row(const bench_table *t, const char *name, const bench_times *ms,
                     const bench_work *w)
 {
     const char *const last[] = {t->info.path, t->info.backend, SQ_VERSION, t->date};
-    printf("%s,%.4f,%.4f,%.4f", name, time->median, time->min, time->p90);
+    printf("%s,%.4f,%.4f,%.4f", name, ms->median, ms->min, ms->p90);
     if (t->work)
-        printf(",%.4f,%.5g,%.4f,%.5g,%.4f,%.1f,%.1f", time->first, w->flops / 1e9, w->product_share,
+        printf(",%.4f,%.5g,%.4f,%.5g,%.4f,%.1f,%.1f", ms->first, w->flops / 1e9, w->product_share,
                w->bytes / 1e9, w->copy_share, w->launches, w->syncs);
     for (int i = 0; i < 4; i++) {
         putchar(',');
@@ -104,23 +104,23 @@ static void csv_row(const bench_table *t, const char *name, const bench_times *t
     putchar('\n');
 }
 
-static void text_row(const bench_table *t, const char *name, const bench_times *time,
+static void text_row(const bench_table *t, const char *name, const bench_times *ms,
                      const bench_work *w)
 {
     printf("%-24s", name);
-    if (t->work) printf(" %9.3f", time->first);
-    printf(" %9.3f %9.3f %9.3f", time->median, time->min, time->p90);
+    if (t->work) printf(" %9.3f", ms->first);
+    printf(" %9.3f %9.3f %9.3f", ms->median, ms->min, ms->p90);
     if (t->work)
         printf(" %8.4g %12.1f %8.4g %9.1f %8.0f %5.0f", w->flops / flop_unit(t),
                100 * w->product_share, w->bytes / 1e9, 100 * w->copy_share, w->launches, w->syncs);
     putchar('\n');
 }
 
-void bench_table_row(bench_table *t, const char *name, const bench_times *time,
+void bench_table_row(bench_table *t, const char *name, const bench_times *ms,
                      const bench_work *work)
 {
     if (!t->n_row) print_head(t);
-    (t->a->json ? json_row : t->a->csv ? csv_row : text_row)(t, name, time, work);
+    (t->a->json ? json_row : t->a->csv ? csv_row : text_row)(t, name, ms, work);
     t->n_row++;
     fflush(stdout);
 }
