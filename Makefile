@@ -8,8 +8,11 @@ CUDA_WHEELS = nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime n
 CUDA_VERSION = 13.0
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# The machine's own nvcc, else the one that `make deps-cuda` fetched; none: no CUDA backend.
-ifeq ($(CUDACXX)$(shell command -v nvcc),)
+# The machine's own nvcc if it is new enough, else the one that `make deps-cuda` fetched; none: no
+# CUDA backend.
+OWN_NVCC := $(CUDACXX)$(shell nvcc --version 2> /dev/null | \
+	sed -n 's/.*release \([0-9]*\).*/\1/p' | awk '$$1 >= 12')
+ifeq ($(OWN_NVCC),)
 CUDACXX = $(wildcard $(CURDIR)/.cuda/toolkit/bin/nvcc)
 export CUDACXX
 endif
@@ -24,19 +27,19 @@ define apt_install
 	fi
 endef
 
-.PHONY: all deps deps-cuda demo test bench install clean
+.PHONY: all deps deps-cuda demo test check-gpu bench install clean
 
 all:
 	cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
-	cmake --build $(BUILD) -j$$(nproc)
+	cmake --build $(BUILD) -j$$(nproc) $(TARGETS:%=--target %)
 
 deps:
 	$(call apt_install,$(PACKAGES))
 
-# To compile for GPUs where there is no CUDA toolkit: the compiler and cuBLAS from PyPI, 900 MB.
-# Debian's own (11.8) is too old.
+# To compile for GPUs where there is no CUDA toolkit: the compiler and cuBLAS from PyPI, a download
+# of 900 MB. Debian's own (11.8) is too old.
 deps-cuda: deps
-ifeq ($(CUDACXX)$(shell command -v nvcc),)
+ifeq ($(OWN_NVCC),)
 	$(call apt_install,$(CUDA_PACKAGES))
 	rm -rf .cuda
 	python3 -m venv .cuda
@@ -55,8 +58,15 @@ demo: deps all
 	done
 	@echo; echo "The kept tokens: demo-out/kept-144.png"
 
+# Several tests at once: their threads must not spin while they wait for each other.
+CTEST = OMP_WAIT_POLICY=passive ctest --test-dir $(BUILD) --output-on-failure -j$$(nproc)
+
 test: deps all
-	ctest --test-dir $(BUILD) --output-on-failure
+	$(CTEST) $(if $(TESTS),-R '$(TESTS)')
+
+# On a machine with a GPU; STEPS chooses some of them (bench/gpu_check.sh --list).
+check-gpu: all
+	sh bench/gpu_check.sh --build $(BUILD) $(STEPS)
 
 bench: all
 	$(BUILD)/squint bench -m models/demo
@@ -65,4 +75,4 @@ install: all
 	cmake --install $(BUILD)
 
 clean:
-	rm -rf $(BUILD) demo-out
+	rm -rf $(BUILD) demo-out gpu-check

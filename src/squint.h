@@ -67,6 +67,7 @@ typedef struct sq_model_info {
     int n_tensor, n_unused;  /* in the files; not bound to anything */
     const char *missing;     /* "" or what this checkpoint cannot do: "globalcom2: ..." */
     bool tiled;              /* trained on AnyRes tiles */
+    bool gpu;                /* computes on a GPU */
 } sq_model_info;
 int sq_model_get_info(const sq_model *m, sq_model_info *info);
 
@@ -148,6 +149,7 @@ int sq_diff_get(const sq_model *m, int i, sq_diff_info *out);
 
 typedef struct sq_bench_result {
     double *ms;              /* [repeat] of the caller: each run's time, in order */
+    double first_ms;         /* before them: the first run of these shapes, nothing prepared */
     double flop, bytes;      /* of one run, by the shapes: arithmetic; weights and KV rows read */
     double launches, syncs;  /* of one run: kernels started, waits for a GPU */
 } sq_bench_result;
@@ -156,7 +158,8 @@ typedef struct sq_bench_result {
  * (with the attention rows that fastervlm reads), "project:ROWS", "prefill:ROWS", "decode:ROWS"
  * (one token behind ROWS), "decode:ROWSxN" (for each of N sequences), "first-token:KEPT" (picture
  * in memory to the id of the answer's first token, KEPT visual tokens), and for comparison
- * "product" and "copy", large ones. Views are 1 when not given. repeat 0 only checks the name. */
+ * "product" and "copy", large ones. Views are 1 when not given. repeat 0 only checks that this
+ * model has the stage and its number is not too large. */
 int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *r);
 
 /* ---- session ---- */

@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-    WARM_RUNS = 3,         /* a GPU's regions are recorded then, and its clocks are up */
+    WARM_RUNS = 4, /* a GPU: memory is got, then regions run, are recorded, and are replayed */
+    NUMBER_MAX = 1 << 20,
     NOISE_CHUNK = 1 << 20, /* values */
     PRODUCT_GPU = 8192,
     PRODUCT_CPU = 2048,
@@ -17,14 +18,16 @@ enum {
     PICTURE_W = 640,
     PICTURE_H = 480,
     PROMPT_BEFORE = 35, /* as vicuna_v1 around a short question */
-    PROMPT_AFTER = 20
+    PROMPT_AFTER = 20,
+    PROMPT_TEXT = PROMPT_BEFORE + PROMPT_AFTER
 };
 
 typedef struct stage_bench {
     sq_model *m;
     int n, n_seq; /* the stage's numbers */
-    arena dev, host;
-    sq_tensor x, w, y; /* input that stays, in backend memory */
+    arena keep;        /* backend memory of what stays from pass to pass */
+    arena dev, host;   /* of a pass; host also holds what the setup made there */
+    sq_tensor x, w, y; /* input and output, in keep */
     float level[3][256];
     vit_views views;
     vit_capture capture;
@@ -48,7 +51,7 @@ static int no_memory(stage_bench *b)
 static int new_noise(stage_bench *b, sq_dtype t, int64_t rows, int64_t cols, sq_tensor *out)
 {
     sq_backend *be = b->m->be;
-    *out = tensor_2d(arena_alloc(&b->dev, (size_t)rows * dtype_row_bytes(t, cols)), t, rows, cols);
+    *out = tensor_2d(arena_alloc(&b->keep, (size_t)rows * dtype_row_bytes(t, cols)), t, rows, cols);
     size_t all = tensor_bytes(out), chunk = dtype_row_bytes(t, NOISE_CHUNK);
     float *value = malloc(NOISE_CHUNK * sizeof *value);
     void *raw = malloc(chunk);
@@ -79,14 +82,17 @@ static int need_vision(stage_bench *b)
     return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no vision tower to time", b->m->m.path);
 }
 
-static int need_decoder(stage_bench *b, int rows)
+static int need_decoder(stage_bench *b)
 {
-    int n_ctx = b->m->m.dec.cfg.n_ctx;
-    if (!b->m->m.dec.layer)
-        return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no language model to time",
-                         b->m->m.path);
-    if (rows < n_ctx) return SQ_OK;
-    return error_set(&b->m->err, SQ_E_ARG, "rows: expected 1..%d, found %d", n_ctx - 1, rows);
+    if (b->m->m.dec.layer) return SQ_OK;
+    return error_set(&b->m->err, SQ_E_UNSUPPORTED, "%s: no language model to time", b->m->m.path);
+}
+
+static int patches_of(const stage_bench *b)
+{
+    const vit_config *c = &b->m->m.vit.cfg;
+    int grid = c->image_size / c->patch_size;
+    return grid * grid;
 }
 
 /* ---- work ---- */
@@ -111,8 +117,8 @@ static void count_vision(stage_bench *b, int n)
 {
     const vit_model *v = &b->m->m.vit;
     const vit_config *c = &v->cfg;
-    int grid = c->image_size / c->patch_size, n_layer = 0;
-    double patches = (double)grid * grid, tok = patches + 1;
+    int n_layer = 0;
+    double patches = patches_of(b), tok = patches + 1;
     for (int i = 0; i < c->n_feature; i++)
         n_layer = c->feature[i] > n_layer ? c->feature[i] : n_layer;
     count_product(b, &v->patch_w, patches * n);
@@ -197,9 +203,14 @@ static int run_copy(stage_bench *b)
 
 /* ---- vision ---- */
 
+static int limit_vision(stage_bench *b, int *most)
+{
+    *most = NUMBER_MAX;
+    return need_vision(b);
+}
+
 static int setup_vision(stage_bench *b)
 {
-    TRY(need_vision(b));
     size_t side = (size_t)b->m->m.pre.side;
     uint8_t *rgb = new_bytes(b, (size_t)b->n * 3 * side * side);
     if (!rgb) return no_memory(b);
@@ -213,7 +224,6 @@ static int setup_vision(stage_bench *b)
 static int setup_vision_rows(stage_bench *b)
 {
     const vit_config *c = &b->m->m.vit.cfg;
-    TRY(need_vision(b));
     b->capture.row_count = 1;
     for (int i = 0; i < c->n_feature; i++)
         if (c->feature[i] - 1 > b->capture.row_first) b->capture.row_first = c->feature[i] - 1;
@@ -228,10 +238,15 @@ static int run_vision(stage_bench *b)
                        NULL, NULL, &b->m->err);
 }
 
+static int limit_project(stage_bench *b, int *most)
+{
+    *most = NUMBER_MAX;
+    TRY(need_vision(b));
+    return need_decoder(b);
+}
+
 static int setup_project(stage_bench *b)
 {
-    TRY(need_vision(b));
-    TRY(need_decoder(b, 0));
     const projector_model *p = &b->m->m.proj;
     TRY(new_noise(b, b->m->be->act, b->n, p->in_dim, &b->x));
     TRY(new_noise(b, SQ_DTYPE_F32, b->n, p->out_dim, &b->y));
@@ -245,6 +260,12 @@ static int run_project(stage_bench *b)
 }
 
 /* ---- decoder ---- */
+
+static int limit_rows(stage_bench *b, int *most)
+{
+    *most = b->m->m.dec.cfg.n_ctx - 1;
+    return need_decoder(b);
+}
 
 static int open_caches(stage_bench *b)
 {
@@ -276,7 +297,6 @@ static int prefill_into(stage_bench *b, kv_cache *kv)
 
 static int setup_prefill(stage_bench *b)
 {
-    TRY(need_decoder(b, b->n));
     TRY(open_caches(b));
     count_decoder(b, 1, b->n, 0);
     return SQ_OK;
@@ -289,7 +309,6 @@ static int run_prefill(stage_bench *b)
 
 static int setup_decode(stage_bench *b)
 {
-    TRY(need_decoder(b, b->n));
     TRY(open_caches(b));
     for (int s = 0; s < b->n_seq; s++) {
         arena_mark mark = arena_get_mark(&b->dev);
@@ -318,27 +337,34 @@ static int run_decode(stage_bench *b)
 
 /* ---- picture to first token ---- */
 
+/* The picture has no more tokens, and the context must hold the prompt around them. */
+static int limit_kept(stage_bench *b, int *most)
+{
+    TRY(need_vision(b));
+    TRY(need_decoder(b));
+    int room = b->m->m.dec.cfg.n_ctx - 1 - PROMPT_TEXT;
+    *most = patches_of(b) < room ? patches_of(b) : room;
+    return SQ_OK;
+}
+
 static int setup_first_token(stage_bench *b)
 {
-    enum { TEXT = PROMPT_BEFORE + PROMPT_AFTER };
     char keep[16];
     snprintf(keep, sizeof keep, "%d", b->n);
-    TRY(need_vision(b));
-    TRY(need_decoder(b, b->n + TEXT));
     const sq_session_options so = {.prune = "fastervlm", .keep = keep};
     int rc = sq_session_open(&b->session, b->m, &so);
     if (rc) return error_set(&b->m->err, rc, "%s", sq_session_error(b->session));
     b->session->opt.keep = NULL; /* parsed; the text goes out of scope */
     b->kept = arena_get_mark(&b->session->kept);
     b->rgb = new_bytes(b, (size_t)PICTURE_W * PICTURE_H * 3);
-    b->id = arena_alloc(&b->host, (TEXT + 1) * sizeof *b->id);
+    b->id = arena_alloc(&b->host, (PROMPT_TEXT + 1) * sizeof *b->id);
     if (!b->rgb || !b->id) return no_memory(b);
-    for (int i = 0; i <= TEXT; i++)
+    for (int i = 0; i <= PROMPT_TEXT; i++)
         b->id[i] = i == PROMPT_BEFORE ? PROMPT_IMAGE : i * 7 % b->m->m.dec.cfg.n_vocab;
     b->capture.row_count = 1;
     count_vision(b, 1);
     count_projector(b, b->n);
-    count_decoder(b, 1, b->n + TEXT, 0);
+    count_decoder(b, 1, b->n + PROMPT_TEXT, 0);
     return SQ_OK;
 }
 
@@ -369,53 +395,83 @@ typedef struct stage_row {
     const char *number; /* behind the colon; NULL: none */
     bool may_lack;      /* the number is then 1 */
     int max_seq;        /* of "xN" behind the number; 0: not there */
+    int (*limit)(stage_bench *b, int *most); /* of the number, for this model; NULL: no number */
     int (*setup)(stage_bench *b);
     int (*run)(stage_bench *b);
 } stage_row;
 
 static const stage_row stages[] = {
-    {"vision", "VIEWS", true, 0, setup_vision, run_vision},
-    {"vision+rows", "VIEWS", true, 0, setup_vision_rows, run_vision},
-    {"project", "ROWS", false, 0, setup_project, run_project},
-    {"prefill", "ROWS", false, 0, setup_prefill, run_prefill},
-    {"decode", "ROWS", false, SQ_STEP_MAX, setup_decode, run_decode},
-    {"first-token", "KEPT", false, 0, setup_first_token, run_first_token},
-    {"product", NULL, true, 0, setup_product, run_product},
-    {"copy", NULL, true, 0, setup_copy, run_copy},
-    {NULL, NULL, false, 0, NULL, NULL},
+    {"vision", "VIEWS", true, 0, limit_vision, setup_vision, run_vision},
+    {"vision+rows", "VIEWS", true, 0, limit_vision, setup_vision_rows, run_vision},
+    {"project", "ROWS", false, 0, limit_project, setup_project, run_project},
+    {"prefill", "ROWS", false, 0, limit_rows, setup_prefill, run_prefill},
+    {"decode", "ROWS", false, SQ_STEP_MAX, limit_rows, setup_decode, run_decode},
+    {"first-token", "KEPT", false, 0, limit_kept, setup_first_token, run_first_token},
+    {"product", NULL, true, 0, NULL, setup_product, run_product},
+    {"copy", NULL, true, 0, NULL, setup_copy, run_copy},
+    {NULL, NULL, false, 0, NULL, NULL, NULL},
 };
 
-/* "decode:631x8" -> its row, n and n_seq. */
+/* "decode:ROWS[xN] (N up to 64)" */
+static void describe(const stage_row *row, char *out, size_t size)
+{
+    const char *colon = row->number ? ":" : "", *number = row->number ? row->number : "";
+    int n = snprintf(out, size, row->may_lack && row->number ? "%s[%s%s]" : "%s%s%s", row->name,
+                     colon, number);
+    if (row->max_seq) snprintf(out + n, size - (size_t)n, "[xN] (N up to %d)", row->max_seq);
+}
+
+static int unknown_stage(stage_bench *b, const char *text)
+{
+    char all[256] = "", one[64];
+    for (const stage_row *row = stages; row->name; row++) {
+        describe(row, one, sizeof one);
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", *all ? ", " : "", one);
+    }
+    return error_set(&b->m->err, SQ_E_ARG, "unknown stage \"%.40s\": expected one of %s", text,
+                     all);
+}
+
+/* "decode:631x8" -> its row, n and n_seq, which this model can do. */
 static int parse_stage(stage_bench *b, const char *text, const stage_row **out)
 {
     size_t length = strcspn(text, ":");
     const stage_row *row = stages;
     while (row->name && (strlen(row->name) != length || memcmp(row->name, text, length)))
         row++;
-    if (!row->name) return error_set(&b->m->err, SQ_E_ARG, "unknown stage \"%.40s\"", text);
+    if (!row->name) return unknown_stage(b, text);
     *out = row;
     b->n = b->n_seq = 1;
+    int most = NUMBER_MAX;
+    if (row->limit) TRY(row->limit(b, &most));
+    if (most < 1)
+        return error_set(&b->m->err, SQ_E_ARG, "stage %s: a context of %d tokens is too short",
+                         row->name, b->m->m.dec.cfg.n_ctx);
     if (!text[length] && row->may_lack) return SQ_OK;
     const char *digits = text[length] && row->number ? text + length + 1 : "";
-    char *end;
+    char *end, expected[64];
     long n = strtol(digits, &end, 10), seq = 1;
-    bool ok = end != digits && n >= 1 && n <= 1 << 20;
+    int n_digit = (int)(end - digits);
+    bool ok = n_digit && n >= 1;
     if (ok && *end == 'x' && row->max_seq) {
-        digits = end + 1;
-        seq = strtol(digits, &end, 10);
-        ok = end != digits && seq >= 1 && seq <= row->max_seq;
+        const char *second = end + 1;
+        seq = strtol(second, &end, 10);
+        ok = end != second && seq >= 1 && seq <= row->max_seq;
     }
+    describe(row, expected, sizeof expected);
     if (!ok || *end)
-        return error_set(&b->m->err, SQ_E_ARG, "stage %s: expected %s%s%s%s, found \"%.40s\"",
-                         row->name, row->name, row->number ? ":" : "",
-                         row->number ? row->number : "", row->max_seq ? " or :ROWSxN" : "", text);
+        return error_set(&b->m->err, SQ_E_ARG, "stage %s: expected %s, found \"%.40s\"", row->name,
+                         expected, text);
+    if (n > most)
+        return error_set(&b->m->err, SQ_E_ARG, "stage %s: %s: expected 1..%d, found %.*s",
+                         row->name, row->number, most, n_digit, digits);
     b->n = (int)n;
     b->n_seq = (int)seq;
     return SQ_OK;
 }
 
 /* One run between two waits: what it did and how long it took. */
-static int time_run(stage_bench *b, const stage_row *stage, sq_bench_result *r, int i, int repeat)
+static int time_run(stage_bench *b, const stage_row *stage, double *ms, backend_count *count)
 {
     sq_backend *be = b->m->be;
     be->sync(be);
@@ -425,32 +481,47 @@ static int time_run(stage_bench *b, const stage_row *stage, sq_bench_result *r, 
     backend_count after = be->count;
     be->sync(be);
     if (be->err.code) return error_set(&b->m->err, be->err.code, "%s", be->err.text);
-    if (i < 0) return SQ_OK;
-    r->ms[i] = clock_ms() - start;
-    r->launches += (double)(after.launches - before.launches) / repeat;
-    r->syncs += (double)(after.syncs - before.syncs) / repeat;
+    *ms = clock_ms() - start;
+    count->launches += after.launches - before.launches;
+    count->syncs += after.syncs - before.syncs;
+    return SQ_OK;
+}
+
+/* The first pass is told apart; others that warm up are not told. */
+static int time_stage(stage_bench *b, const stage_row *row, int repeat, sq_bench_result *r)
+{
+    int warm = b->m->be->resident ? WARM_RUNS : 1;
+    arena_mark dev = arena_get_mark(&b->dev), host = arena_get_mark(&b->host);
+    backend_count count = {0};
+    for (int i = -warm; i < repeat; i++) {
+        double ms = 0;
+        if (i == 0) count = (backend_count){0};
+        TRY(time_run(b, row, &ms, &count));
+        if (i == -warm) r->first_ms = ms;
+        if (i >= 0) r->ms[i] = ms;
+        arena_rewind(&b->dev, dev);
+        arena_rewind(&b->host, host);
+    }
+    r->launches = (double)count.launches / repeat;
+    r->syncs = (double)count.syncs / repeat;
     return SQ_OK;
 }
 
 int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *r)
 {
     TRY(model_begin(m));
-    stage_bench b = {.m = m, .dev.source = &m->be->memory};
+    stage_bench b = {.m = m, .keep.source = &m->be->memory, .dev.source = &m->be->memory};
     const stage_row *row = NULL;
     TRY(parse_stage(&b, stage, &row));
     if (repeat < 1) return SQ_OK;
     TRY(model_ready(m, &m->err));
     int rc = row->setup(&b);
-    arena_mark dev = arena_get_mark(&b.dev), host = arena_get_mark(&b.host);
     *r = (sq_bench_result){.ms = r->ms, .flop = b.flop, .bytes = b.bytes};
-    for (int i = m->be->resident ? -WARM_RUNS : -1; !rc && i < repeat; i++) {
-        rc = time_run(&b, row, r, i, repeat);
-        arena_rewind(&b.dev, dev);
-        arena_rewind(&b.host, host);
-    }
+    if (!rc) rc = time_stage(&b, row, repeat, r);
     sq_session_close(&b.session);
     for (int s = 0; s < b.n_seq; s++)
         if (b.kv[s].be) kv_cache_close(&b.kv[s]);
+    arena_close(&b.keep);
     arena_close(&b.dev);
     arena_close(&b.host);
     return rc;

@@ -165,6 +165,7 @@ int sq_model_get_info(const sq_model *sm, sq_model_info *info)
         .n_tensor = m->weights.n,
         .missing = missing_of(m),
         .tiled = m->tiled,
+        .gpu = sm->be->resident,
     };
     for (int i = 0; i < m->weights.n; i++) {
         const weight_entry *e = &m->weights.entry[i];

@@ -12,12 +12,12 @@ const char help_ask[] =
     "      --keep N|N%     tokens of each picture that stay\n"
     "      --prune-options key=value,...\n"
     "      --show FILE     write a picture of the kept tokens (.png or .ppm)\n"
-    "      --stats         tokens and milliseconds on stderr\n"
+    "      --stats         tokens and milliseconds on stderr, on a GPU also its work and memory\n"
     "      --json          the full report instead of the answer\n"
     "  -n, --max-tokens N  default 512\n"
     "      --temperature T default 0: the likeliest token each time\n"
     "      --top-k N, --top-p P, --seed N\n"
-    "      --kv TYPE       KV cache in f32 (default) or f16\n"
+    "      --kv TYPE       KV cache in auto (as the backend computes), f32, f16 or bf16\n"
     "      --context N     rows of the KV cache, default the model's\n"
     "      --no-exif       ignore the picture's orientation mark\n"
     "      --max-pixels N  in millions, default 178\n"
@@ -101,10 +101,8 @@ static int run(sq_model *m, sq_session **s, ask_args *a)
 {
     static sq_report r; /* too large for some stacks */
     int rc = sq_session_open(s, m, &a->session);
-    for (int i = 0; !rc && i < a->image.n; i++) {
-        rc = sq_session_add_image(*s, a->image.item[i]);
-        if (cli_interrupted) return EXIT_INTERRUPTED;
-    }
+    if (!rc) rc = cli_add_images(m, *s, &a->image);
+    if (cli_interrupted) return EXIT_INTERRUPTED;
     if (rc) return cli_fail("ask", rc, sq_session_error(*s));
     if (a->prompt) return answer_once(m, *s, a, &r);
     return chat_run(*s, &a->ask, &r);

@@ -8,7 +8,8 @@ const char help_bench[] =
     "usage: squint bench -m MODEL [--stages LIST] [--repeat N]\n"
     "       squint bench -m MODEL --image FILE -p QUESTION [--methods LIST --keep LIST]\n"
     "       squint bench -m MODEL --questions FILE [--methods LIST --keep LIST]\n\n"
-    "stages on random data (default), median of --repeat runs after a few to warm up:\n"
+    "stages on random data (default): the first run, and --repeat more after a few to warm up\n"
+    "(a GPU then replays what it recorded: a length not seen before takes what \"first\" says):\n"
     "      --stages LIST   vision[:VIEWS], vision+rows[:VIEWS] (with the attention that\n"
     "                      fastervlm reads), project:ROWS, prefill:ROWS, decode:ROWS (one token\n"
     "                      behind ROWS), decode:ROWSxN (for each of N sequences),\n"
@@ -27,14 +28,15 @@ const char help_bench[] =
     "      --answers FILE  JSON lines of answers; a run that was cut off goes on from there\n"
     "      --kinds LIST    categories that get a column of their own\n"
     "      --limit N       the first N questions only\n"
+    "with --image or --questions:\n"
     "      --no-exif       ignore orientation marks\n"
-    "both:\n"
     "      --methods LIST  pruning methods, default none\n"
     "      --keep LIST     tokens or shares, for every method but none\n"
     "      --prune-options key=value,...   --seed N   -n, --max-tokens N (default 128)\n"
+    "always:\n"
     "      --format NAME   table, csv (times only), json; --json is the last\n" CLI_MODEL_HELP
     "\nexample:\n"
-    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 20 \\\n"
+    "  squint bench -m models/demo --questions models/demo/eval/questions.jsonl --limit 8 \\\n"
     "      --methods none,fastervlm,random --keep 144,36\n";
 
 static int parse_format(bench_args *a)
@@ -47,6 +49,44 @@ static int parse_format(bench_args *a)
     if (!a->json && !a->csv && strcmp(f, "table"))
         return cli_usage("bench", "--format: expected table, csv or json, found \"%s\"", f);
     if (a->csv && a->questions) return cli_usage("bench", "--format csv is for times only");
+    return -1;
+}
+
+/* What is timed or asked decides which options mean something; one that does not is a mistake. */
+static int check_mode(const bench_args *a)
+{
+    enum { STAGES = 1, PICTURE = 2, QUESTIONS = 4 };
+    const struct {
+        const char *flag;
+        bool given;
+        int modes;
+    } option[] = {{"--repeat", a->repeat, STAGES | PICTURE},
+                  {"-p (--prompt)", a->prompt, PICTURE},
+                  {"--no-exif", a->no_exif, PICTURE | QUESTIONS},
+                  {"--methods", a->methods, PICTURE | QUESTIONS},
+                  {"--keep", a->keep, PICTURE | QUESTIONS},
+                  {"--prune-options", a->prune_options, PICTURE | QUESTIONS},
+                  {"--seed", a->seed >= 0, PICTURE | QUESTIONS},
+                  {"-n (--max-tokens)", a->max_tokens, PICTURE | QUESTIONS},
+                  {"--images", a->images, QUESTIONS},
+                  {"--answers", a->answers, QUESTIONS},
+                  {"--kinds", a->kinds, QUESTIONS},
+                  {"--limit", a->limit, QUESTIONS}};
+    static const char *const goes_with[] = {[PICTURE] = "--image",
+                                            [QUESTIONS] = "--questions",
+                                            [STAGES | PICTURE] = "stages or --image",
+                                            [PICTURE | QUESTIONS] = "--image or --questions"};
+    int mode = a->questions ? QUESTIONS : a->image.n ? PICTURE : STAGES;
+    const char *what = mode == QUESTIONS ? "with --questions"
+                       : mode == PICTURE ? "with --image"
+                                         : "when stages are timed";
+    if ((a->stages != NULL) + (a->image.n > 0) + (a->questions != NULL) > 1)
+        return cli_usage("bench", "--stages, --image and --questions exclude each other");
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].given && !(option[i].modes & mode))
+            return cli_usage("bench", "%s is not used %s: it goes with %s", option[i].flag, what,
+                             goes_with[option[i].modes]);
+    if (a->image.n && !a->prompt) return cli_usage("bench", "--image needs -p QUESTION");
     return -1;
 }
 
@@ -71,17 +111,17 @@ static int parse(int argc, char **argv, bench_args *a)
                               {"--json", NULL, CLI_FLAG, &a->json},
                               {"--format", NULL, CLI_TEXT, &a->format},
                               {NULL}};
-    *a = (bench_args){.repeat = 10, .max_tokens = 128, .methods = "none"};
+    *a = (bench_args){.seed = -1};
     int code = cli_parse(argc, argv, opt, NULL, help_bench);
     if (code >= 0) return code;
     code = parse_format(a);
     if (code >= 0) return code;
-    if ((a->stages != NULL) + (a->image.n > 0) + (a->questions != NULL) > 1)
-        return cli_usage("bench", "--stages, --image and --questions exclude each other");
-    if (a->image.n && !a->prompt) return cli_usage("bench", "--image needs -p QUESTION");
-    if (!a->questions && (a->answers || a->images || a->kinds || a->limit))
-        return cli_usage("bench", "--answers, --images, --kinds and --limit need --questions");
-    return -1;
+    code = check_mode(a);
+    if (!a->repeat) a->repeat = 10;
+    if (!a->max_tokens) a->max_tokens = 128;
+    if (!a->methods) a->methods = "none";
+    if (a->seed < 0) a->seed = 0;
+    return code;
 }
 
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
@@ -101,18 +141,6 @@ int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
         }
     }
     return -1;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-bench_times bench_times_of(double *ms, int n)
-{
-    qsort(ms, (size_t)n, sizeof *ms, by_value);
-    return (bench_times){(ms[(n - 1) / 2] + ms[n / 2]) / 2, ms[0], ms[(n * 9 - 1) / 10]};
 }
 
 int cmd_bench(int argc, char **argv)

@@ -29,11 +29,38 @@ enum { BENCH_MAX_ROWS = 256 };
 /* methods x keep; "none" makes one row. -1, or an exit code. *hold keeps the strings: free both. */
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2]);
 
+/* ---- tables of times (bench_table.c) ---- */
+
 typedef struct bench_times {
+    double first; /* 0: not told */
     double median, min, p90;
 } bench_times;
 
 /* Sorts ms. */
 bench_times bench_times_of(double *ms, int n);
+
+/* What a stage did, beside its times. */
+typedef struct bench_work {
+    double flops, bytes;              /* a second */
+    double product_share, copy_share; /* of the best in this run; 0: not known */
+    double launches, syncs;
+} bench_work;
+
+typedef struct bench_table {
+    const bench_args *a;
+    sq_model_info info;
+    const char *column; /* over the names */
+    bool work;          /* rows have it */
+    char date[32];
+    int n_row;
+} bench_table;
+
+int bench_table_open(bench_table *t, sq_model *m, const bench_args *a, const char *column,
+                     bool work);
+/* The head comes with the first row, so that nothing is printed when nothing could be timed. */
+void bench_table_row(bench_table *t, const char *name, const bench_times *ms,
+                     const bench_work *work);
+/* Ends what was begun, also after a failure. */
+void bench_table_close(const bench_table *t);
 
 #endif

@@ -15,6 +15,7 @@ enum { OPEN = 0, RIGHT = 1, WRONG = 2 };
 
 typedef struct quiz {
     sq_model *m;
+    char backend[32], compute[16]; /* "cpu", "f32": answers of others are not mixed with these */
     const bench_args *a;
     question_list list;
     cli_list kind;
@@ -56,16 +57,41 @@ static const char *text_of(const cJSON *o, const char *key)
     return cJSON_IsString(item) ? item->valuestring : "";
 }
 
+/* The two words of "cpu: avx2, 2 threads, f32" that answers depend on. */
+static void name_arithmetic(quiz *z)
+{
+    sq_model_info info;
+    if (sq_model_get_info(z->m, &info)) return;
+    const char *last = strrchr(info.backend, ' ');
+    snprintf(z->backend, sizeof z->backend, "%.*s", (int)strcspn(info.backend, ":"), info.backend);
+    snprintf(z->compute, sizeof z->compute, "%s", last ? last + 1 : info.backend);
+}
+
+/* A line of another model, or computed in another way, must not go on in this file. */
+static int check_line(const quiz *z, const cJSON *o)
+{
+    const cJSON *meta = cJSON_GetObjectItemCaseSensitive(o, "metadata");
+    const char *const what[] = {"model", "backend", "compute"};
+    const char *const found[] = {text_of(o, "model_id"), text_of(meta, "backend"),
+                                 text_of(meta, "compute")};
+    const char *const now[] = {z->a->model.model, z->backend, z->compute};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(found[i], now[i]))
+            return cli_usage("bench",
+                             "%s: holds answers of %s \"%.200s\", this is \"%.200s\"; choose "
+                             "another file",
+                             z->a->answers, what[i], found[i], now[i]);
+    return -1;
+}
+
 /* One line of an earlier run; lines of other settings stay in the file untouched. *at is where
  * the last one was found: files are in order. */
 static int take_line(quiz *z, const char *line, int *at)
 {
     cJSON *o = cJSON_Parse(line);
     const cJSON *meta = cJSON_GetObjectItemCaseSensitive(o, "metadata");
-    int code = o ? -1 : cli_usage("bench", "%s: a line is no JSON object", z->a->answers);
-    if (o && strcmp(text_of(o, "model_id"), z->a->model.model))
-        code = cli_usage("bench", "%s: holds answers of model \"%.200s\"; choose another file",
-                         z->a->answers, text_of(o, "model_id"));
+    int code = o ? check_line(z, o)
+                 : cli_usage("bench", "%s: a line is no JSON object", z->a->answers);
     int row = o ? find_row(z, text_of(meta, "method"), text_of(meta, "keep")) : -1;
     for (int i = 0; code < 0 && row >= 0 && i < z->list.n; i++) {
         int k = (*at + i) % z->list.n;
@@ -109,18 +135,33 @@ static int open_answers(quiz *z)
 
 static bool write_answer(quiz *z, int row, const question *q)
 {
-    const char *key[] = {"{\"question_id\": ", ", \"prompt\": ", ", \"text\": ",
-                         ", \"model_id\": ", ", \"metadata\": {\"method\": ", ", \"keep\": ",
-                         ", \"answer\": ", ", \"category\": "};
-    const char *value[] = {q->id, q->text, z->r.answer, z->a->model.model, z->row[row].method,
-                           z->row[row].keep ? z->row[row].keep : "all", q->answer ? q->answer : "",
-                           q->kind ? q->kind : ""};
-    for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
-        fputs(key[i], z->answers);
-        cli_json_string(z->answers, value[i]);
+    const sq_image_report *im = &z->r.image[0];
+    const bench_row *b = &z->row[row];
+    const struct {
+        const char *key, *value;
+    } part[] = {{"{\"question_id\": ", q->id},
+                {", \"prompt\": ", q->text},
+                {", \"text\": ", z->r.answer},
+                {", \"model_id\": ", z->a->model.model},
+                {", \"metadata\": {\"backend\": ", z->backend},
+                {", \"compute\": ", z->compute},
+                {", \"method\": ", b->method},
+                {", \"keep\": ", b->keep ? b->keep : "all"},
+                {", \"answer\": ", q->answer ? q->answer : ""},
+                {", \"category\": ", q->kind ? q->kind : ""}};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        fputs(part[i].key, z->answers);
+        cli_json_string(z->answers, part[i].value);
     }
-    fprintf(z->answers, ", \"tokens\": %d, \"min_gap\": %.5f}}\n", z->r.image[0].tokens_kept,
+    fprintf(z->answers, ", \"tokens\": %d, \"min_gap\": %.5f", im->tokens_kept,
             (double)z->r.min_gap);
+    if (b->keep) { /* else all of them */
+        fputs(", \"kept\": [", z->answers);
+        for (int i = 0; i < im->tokens_kept; i++)
+            fprintf(z->answers, "%s%d", i ? ", " : "", (int)im->kept[i]);
+        fputc(']', z->answers);
+    }
+    fputs("}}\n", z->answers);
     return fflush(z->answers) == 0;
 }
 
@@ -253,6 +294,7 @@ static int prepare(quiz *z, char *hold[3])
     z->tokens = calloc((size_t)z->n_row, sizeof *z->tokens);
     if (!z->mark || !z->tokens) return cli_fail("bench", SQ_E_NOMEM, "out of memory");
     z->progress = isatty(STDERR_FILENO);
+    name_arithmetic(z);
     return z->a->answers ? open_answers(z) : -1;
 }
 

@@ -72,11 +72,14 @@ enum { CLI_MODEL_OPTIONS = 9 };
     {"--template", NULL, CLI_TEXT, &(cm).template_name},                                           \
     {"--fit", NULL, CLI_TEXT, &(cm).fit},                                                          \
     {"--threads", "-t", CLI_INT, &(cm).n_threads, 0, 1024}
-#define CLI_MODEL_HELP                                                                             \
+#define CLI_MODEL_HELP CLI_MODEL_HELP_WITH("auto (a GPU if there is one), cpu, cuda")
+/* For commands that only read the model. */
+#define CLI_FILES_HELP CLI_MODEL_HELP_WITH("default cpu, as nothing is computed here")
+#define CLI_MODEL_HELP_WITH(backend)                                                               \
     "model:\n"                                                                                     \
     "  -m, --model PATH    Hugging Face directory, directory with a GGUF pair, or text .gguf\n"    \
     "      --mmproj FILE   vision part of a .gguf model (default: mmproj*.gguf beside it)\n"       \
-    "      --backend NAME  auto (a GPU if there is one), cpu, cuda\n"                              \
+    "      --backend NAME  " backend "\n"                                                          \
     "      --device N      which GPU (squint info --backends), default 0\n"                        \
     "      --compute TYPE  auto, f32 (exact), bf16 (products in bf16, sums in f32), f16 (GPU)\n"   \
     "      --cpu SET       no more than this instruction set: none, avx2, avx512\n"                \
@@ -91,6 +94,10 @@ int cli_model_open(sq_model **m, const char *command, const cli_model *cm, bool 
 /* Set by Ctrl-C after cli_catch_interrupt; a second Ctrl-C ends the program. */
 extern volatile sig_atomic_t cli_interrupted;
 void cli_catch_interrupt(void);
+
+/* Adds the pictures to a session, on a GPU several in one call so that decoding overlaps. After
+ * Ctrl-C it stops before the next call, with SQ_E_STOPPED. */
+int cli_add_images(const sq_model *m, sq_session *s, const cli_list *image);
 
 /* JSON string with quotes and escapes. */
 void cli_json_string(FILE *f, const char *text);

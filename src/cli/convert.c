@@ -9,7 +9,7 @@ const char help_convert[] =
     "  -o, --output DIR    an existing directory\n"
     "      --type TYPE     of the matrices: q8_0 (default), f16, bf16\n"
     "      --name NAME     default: the last part of the model's path\n"
-    CLI_MODEL_HELP
+    CLI_FILES_HELP
     "\nexample:\n"
     "  squint convert -m models/demo -o . --type f16 --name demo\n";
 

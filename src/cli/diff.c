@@ -1,20 +1,21 @@
 #include "cli/cli.h"
 
+#include <string.h>
+
 const char help_diff[] =
     "squint diff: check each op of a backend against the CPU, on one answer\n\n"
-    "usage: squint diff -m MODEL --image FILE -p QUESTION [options]\n\n"
-    "Each op runs on the backend and on the CPU in f32, from the same inputs. The first result "
-    "that\n"
-    "differs by more than the op's error model allows ends it with exit code 1 and is named: op,\n"
-    "layer (-1: before the first), shape, element. Backend cpu is checked against plain C.\n\n"
+    "usage: squint diff -m MODEL [--image FILE] -p QUESTION [options]\n\n"
+    "Each op runs on the backend and on the CPU in f32, from the same inputs. The first result\n"
+    "that differs by more than the op's error model allows ends it with exit code 1 and is named:\n"
+    "op, part of the model and layer, shape, element. Backend cpu is checked against plain C.\n\n"
     "  -i, --image FILE    JPEG or PNG; several are shown in this order\n"
     "  -p, --prompt TEXT   the question\n"
     "      --prune NAME    pruning method (squint methods), default none\n"
     "      --keep N|N%     tokens of each picture that stay\n"
     "      --kv TYPE       type of the KV cache\n"
     "      --steps N       tokens of the answer, default 4\n" CLI_MODEL_HELP "\nexample:\n"
-    "  squint diff -m models/demo --image samples/frogs.jpg -p \"What do you see?\" \\\n"
-    "      --prune fastervlm --keep 36 --steps 1\n";
+    "  squint diff -m tests/golden/tiny/mha --image tests/golden/tiny/picture.png \\\n"
+    "      -p \"What do you see?\" --prune fastervlm --keep 25%\n";
 
 typedef struct diff_args {
     cli_model model;
@@ -37,6 +38,9 @@ static int parse(int argc, char **argv, diff_args *a)
     int code = cli_parse(argc, argv, opt, NULL, help_diff);
     if (code >= 0) return code;
     if (!a->prompt) return cli_usage("diff", "no question: -p TEXT is needed");
+    if (a->model.backend && !strncmp(a->model.backend, "diff:", 5))
+        return cli_usage("diff", "--backend: expected auto, cpu or cuda, found \"%s\"",
+                         a->model.backend);
     return -1;
 }
 
@@ -59,8 +63,7 @@ static int run(sq_model *m, sq_session **s, const diff_args *a)
 {
     static sq_report r; /* too large for some stacks */
     int rc = sq_session_open(s, m, &a->session);
-    for (int i = 0; !rc && i < a->image.n; i++)
-        rc = sq_session_add_image(*s, a->image.item[i]);
+    if (!rc) rc = cli_add_images(m, *s, &a->image);
     if (!rc) rc = sq_session_ask(*s, a->prompt, &a->ask, &r);
     if (rc) return cli_fail("diff", rc, sq_session_error(*s));
     print_table(m, r.backend);

@@ -16,7 +16,7 @@ const char help_pixels[] =
     "      --max-pixels N  in millions, default 178\n"
     "      --allow-truncated   use what is there of a cut-off file\n"
     "      --tiles off     one view (tiles are not there yet)\n"
-    CLI_MODEL_HELP
+    CLI_FILES_HELP
     "\nexample:\n"
     "  squint pixels --image samples/frogs.jpg -m models/demo -o view.png\n";
 

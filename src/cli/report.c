@@ -76,6 +76,8 @@ void report_json(FILE *f, const sq_report *r, const char *model, const char *con
     fprintf(f, "  \"kv_bytes\": %zu, \"peak_bytes\": %zu, \"min_gap\": ", r->kv_bytes,
             r->peak_bytes);
     fprintf(f, isfinite(r->min_gap) ? "%.5f,\n" : "null,\n", (double)r->min_gap);
+    fprintf(f, "  \"device_bytes\": %zu, \"launches\": %lld, \"syncs\": %lld,\n", r->device_bytes,
+            (long long)r->launches, (long long)r->syncs);
     json_ms(f, r);
     fputs("}\n", f);
 }
@@ -94,5 +96,8 @@ void report_text(FILE *f, const sq_report *r)
             "project %.1f, prefill %.1f, first token at %.1f, total %.1f\n",
             r->ms.decode, r->ms.preprocess, r->ms.vision, r->ms.score, r->ms.prune, r->ms.project,
             r->ms.prefill, r->ms.first_token, r->ms.total);
+    if (r->device_bytes)
+        fprintf(f, "GPU            %lld launches, %lld waits of the host, %.1f MB at most\n",
+                (long long)r->launches, (long long)r->syncs, (double)r->device_bytes / 1e6);
     fprintf(f, "ran on         %s\n", r->backend);
 }

@@ -18,6 +18,19 @@ void cli_catch_interrupt(void)
     sigaction(SIGINT, &act, NULL); /* the second one ends the program */
 }
 
+int cli_add_images(const sq_model *m, sq_session *s, const cli_list *image)
+{
+    sq_model_info info = {0};
+    sq_model_get_info(m, &info);
+    int group = info.gpu ? 8 : 1, rc = SQ_OK;
+    for (int i = 0; !rc && i < image->n; i += group) {
+        int left = image->n - i;
+        if (cli_interrupted) return SQ_E_STOPPED;
+        rc = sq_session_add_images(s, image->item + i, left < group ? left : group);
+    }
+    return rc;
+}
+
 static void print_notice(void *user, int level, const char *line)
 {
     (void)user;

@@ -10,7 +10,7 @@ const char help_tokenize[] =
     "usage: squint tokenize -m MODEL [--decode] < TEXT\n\n"
     "No BOS is added, and special tokens in the text are text.\n\n"
     "      --decode        the other way: lines of ids to text\n"
-    CLI_MODEL_HELP
+    CLI_FILES_HELP
     "\nexample:\n"
     "  echo \"What do you see?\" | squint tokenize -m models/demo\n";
 

@@ -87,6 +87,13 @@ static void expect_output(const char *line, const char *out)
     done(&r);
 }
 
+static const cJSON *get(const cJSON *o, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(o, key);
+    if (!item) fail_msg("no key \"%s\"", key);
+    return item;
+}
+
 /* ---- usage ---- */
 
 static void test_usage(void **state)
@@ -111,12 +118,6 @@ static void test_usage(void **state)
     expect_error("$squint ask -m models/demo -p x --backend cpu --device 3", 2, "no device 3");
     expect_error("$squint ask -m models/demo -p x --device -1", 2, "--device");
     expect_error("$squint ask -m models/demo -p x --backend cpu --compute f16", 1, "needs a GPU");
-    expect_error("$squint bench -m models/demo --stages nosuch:4", 2, "nosuch");
-    expect_error("$squint bench -m models/demo --stages prefill", 2, "ROWS");
-    expect_error("$squint bench -m models/demo --stages decode:20x65", 2, "decode:20x65");
-    expect_error("$squint bench -m models/demo --stages vision:0", 2, "VIEWS");
-    expect_error("$squint bench -m models/demo --format xml", 2, "table, csv or json");
-    expect_error("$squint bench -m models/demo --json --format csv", 2, "exclude each other");
     expect_error("$squint convert -m models/demo", 2, "-o DIR");
     expect_error("$squint pixels --image samples/frogs.jpg", 2, "-o FILE");
 }
@@ -136,7 +137,8 @@ static void test_help_examples(void **state)
         assert_non_null(example);
         /* the pictures they write belong in the scratch folder: run there, on links */
         snprintf(line, sizeof line,
-                 "rm -rf $T/ex && mkdir $T/ex && ln -s $PWD/models $PWD/samples $T/ex && cd $T/ex "
+                 "rm -rf $T/ex && mkdir $T/ex && ln -s $PWD/models $PWD/samples $PWD/tests $T/ex "
+                 "&& cd $T/ex "
                  "&& squint() { \"$squint\" \"$@\"; } && set -e\n%s",
                  example + strlen("\nexample:\n"));
         result run = shell(line);
@@ -167,13 +169,6 @@ static void test_ask(void **state)
     expect_error("$squint ask -m samples/frogs.jpg -p x", 1, "samples/frogs.jpg");
 }
 
-static const cJSON *get(const cJSON *o, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(o, key);
-    if (!item) fail_msg("no key \"%s\"", key);
-    return item;
-}
-
 static void test_json(void **state)
 {
     (void)state;
@@ -199,6 +194,9 @@ static void test_json(void **state)
             last = k->valueint;
         }
     }
+    static const char *const device[] = {"device_bytes", "launches", "syncs"};
+    for (int i = 0; i < 3; i++)
+        assert_true(get(o, device[i])->valuedouble >= 0);
     int rows = get(o, "context_tokens")->valueint;
     assert_int_equal(get(o, "kv_bytes")->valueint, rows * 6 * 2 * 512 * 4);
     const char *const stage[] = {"decode", "preprocess", "vision", "score", "prune",
@@ -206,6 +204,20 @@ static void test_json(void **state)
     for (size_t i = 0; i < sizeof stage / sizeof *stage; i++)
         assert_true(get(get(o, "ms"), stage[i])->valuedouble >= 0);
     cJSON_Delete(o);
+    done(&r);
+}
+
+/* Ctrl-C ends it between two of 64 pictures: long before the last on one thread. */
+static void test_interrupt(void **state)
+{
+    (void)state;
+    result r = shell("set --; for i in $(seq 64); do set -- \"$@\" --image samples/frogs.jpg; "
+                     "done; timeout --foreground --preserve-status -s INT 0.5 $squint ask "
+                     "-m models/demo --backend cpu --compute f32 "
+                     "--cpu avx2 --threads 1 -p x \"$@\"");
+    assert_int_equal(r.code, 130);
+    assert_string_equal(r.out, "");
+    assert_null(strstr(r.err, "squint ask"));
     done(&r);
 }
 
@@ -330,6 +342,7 @@ static void test_diff(void **state)
     done(&r);
     expect_error("$squint diff -m models/demo", 2, "no question");
     expect_error("$squint diff -m models/demo -p x --backend nosuch", 2, "nosuch");
+    expect_error("$squint diff -m models/demo -p x --backend diff:cpu", 2, "\"diff:cpu\"");
 }
 
 static void test_convert(void **state)
@@ -349,10 +362,45 @@ static void test_convert(void **state)
 
 /* ---- bench ---- */
 
+static void test_bench_usage(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options, *message;
+    } bad[] = {
+        {"--stages nosuch:4", "\"nosuch:4\": expected one of vision[:VIEWS], vision+rows"},
+        {"--stages prefill", "expected prefill:ROWS, found \"prefill\""},
+        {"--stages prefill:84,prefill:5000", "prefill: ROWS: expected 1..4095, found 5000"},
+        {"--stages decode:99999999999999999999", "ROWS: expected 1..4095, found 9999999999999999"},
+        {"--stages first-token:577", "first-token: KEPT: expected 1..576, found 577"},
+        {"--stages decode:20x65", "decode:ROWS[xN] (N up to 64), found \"decode:20x65\""},
+        {"--stages vision:0", "vision[:VIEWS]"},
+        {"--stages copy:3", "expected copy, found \"copy:3\""},
+        {"--keep 9", "--keep is not used"},
+        {"--methods none", "--methods is not used"},
+        {"--stages copy --seed 0", "--seed is not used"},
+        {"-n 3", "-n (--max-tokens) is not used"},
+        {"--prune-options a=b", "--prune-options is not used"},
+        {"--no-exif", "--no-exif is not used"},
+        {"-p x", "-p (--prompt) is not used when stages are timed"},
+        {"--questions q --repeat 3", "--repeat is not used with --questions"},
+        {"--image x -p x --limit 3", "--limit is not used with --image"},
+        {"--image x", "--image needs -p"},
+        {"--image x -p x --stages copy", "exclude each other"},
+        {"--format xml", "table, csv or json"},
+        {"--json --format csv", "exclude each other"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "$squint bench -m models/demo %s", bad[i].options);
+        expect_error(line, 2, bad[i].message);
+    }
+}
+
 static void test_bench_resumes(void **state)
 {
     (void)state;
-    const char *bench = "$squint bench -m models/demo --compute f32 --questions "
+    const char *bench = "$squint bench -m models/demo --backend cpu --compute f32 --questions "
                         "models/demo/eval/questions.jsonl --limit 10 --methods none,random "
                         "--keep 72 --kinds text --answers";
     char line[1024];
@@ -371,10 +419,43 @@ static void test_bench_resumes(void **state)
     done(&whole);
     done(&cut);
     done(&same);
+    /* answers computed in another way do not go on in the same file */
+    static const char *const other[][2] = {
+        {"model_id\": \"models/demo", "model_id\": \"other/model"},
+        {"backend\": \"cpu", "backend\": \"cuda"},
+        {"compute\": \"f32", "compute\": \"bf16"}};
+    for (int i = 0; i < 3; i++) {
+        const char *value = strrchr(other[i][1], '"');
+        snprintf(line, sizeof line, "sed 's|%s|%s|' $T/whole.jsonl > $T/other.jsonl; %s "
+                 "$T/other.jsonl", other[i][0], other[i][1], bench);
+        expect_error(line, 2, value);
+        expect_error(line, 2, "choose another file");
+    }
     expect_error("$squint bench -m models/demo --questions samples/README.md", 1, "line 1");
     expect_error("echo '{\"question_id\": 1, \"image\": \"a.jpg\"}' > $T/q.jsonl; "
                  "$squint bench -m models/demo --questions $T/q.jsonl",
                  1, "text: expected a string");
+}
+
+/* The file says what an answer was computed with and which tokens it saw. */
+static void test_answers_file(void **state)
+{
+    (void)state;
+    result r = shell("$squint bench -m models/demo --backend cpu --compute f32 --limit 1 "
+                     "--questions models/demo/eval/questions.jsonl --methods none,uniform --keep 9 "
+                     "--answers $T/one.jsonl >&2 && cat $T/one.jsonl");
+    assert_int_equal(r.code, 0);
+    char *second = strchr(r.out, '\n') + 1;
+    for (int i = 0; i < 2; i++) {
+        cJSON *o = cJSON_Parse(i ? second : r.out);
+        const cJSON *meta = get(o, "metadata");
+        assert_string_equal(get(meta, "backend")->valuestring, "cpu");
+        assert_string_equal(get(meta, "compute")->valuestring, "f32");
+        assert_int_equal(get(meta, "tokens")->valueint, i ? 9 : 576);
+        if (i) assert_int_equal(cJSON_GetArraySize(get(meta, "kept")), 9);
+        cJSON_Delete(o);
+    }
+    done(&r);
 }
 
 static void test_bench_json(void **state)
@@ -392,10 +473,30 @@ static void test_bench_json(void **state)
         assert_non_null(o);
         const cJSON *stage;
         cJSON_ArrayForEach(stage, get(o, "stages"))
+        {
             assert_true(get(stage, "median_ms")->valuedouble >= get(stage, "min_ms")->valuedouble);
+            if (i == 0) assert_true(get(stage, "first_ms")->valuedouble > 0);
+        }
+        assert_string_equal(get(o, "version")->valuestring, "0.1.0");
+        assert_int_equal(get(o, "date")->valuestring[10], 'T');
         cJSON_Delete(o);
         done(&r);
     }
+}
+
+/* What was printed before a stage failed is whole: here for want of memory. */
+static void test_bench_fails(void **state)
+{
+    (void)state;
+    result r = shell("ulimit -v 3000000; $squint bench -m models/demo --backend cpu --json "
+                     "--repeat 1 --stages prefill:20,vision:30000");
+    assert_int_equal(r.code, 1);
+    assert_string_equal(r.err, "squint bench: bench: out of memory\n");
+    cJSON *o = cJSON_Parse(r.out);
+    assert_non_null(o);
+    assert_int_equal(cJSON_GetArraySize(get(o, "stages")), 3);
+    cJSON_Delete(o);
+    done(&r);
 }
 
 static void test_bench_csv(void **state)
@@ -404,16 +505,40 @@ static void test_bench_csv(void **state)
     result r = shell("$squint bench -m models/demo --format csv --repeat 1 --stages "
                      "vision+rows:2,project:9,decode:20x3,first-token:29");
     assert_int_equal(r.code, 0);
+    static const char head[] = "name,median_ms,min_ms,p90_ms,first_ms,gflops,product_share,gbs,"
+                               "copy_share,launches,syncs,model,backend,version,date\n";
+    assert_memory_equal(r.out, head, strlen(head));
     int lines = 0;
     for (const char *p = r.out; (p = strchr(p, '\n')); p++) {
         int commas = 0;
-        for (const char *c = p + 1; *c && *c != '\n'; c++)
-            commas += *c == ',';
-        assert_true(commas == 9 || !p[1]);
+        bool quoted = false;
+        for (const char *c = p + 1; *c && *c != '\n'; c++) {
+            quoted ^= *c == '"';
+            commas += *c == ',' && !quoted;
+        }
+        assert_true(commas == 14 || !p[1]);
         lines++;
     }
     assert_int_equal(lines, 7); /* a head, what the machine can do at best, and four stages */
     done(&r);
+}
+
+/* The script for machines with a GPU: what could not run has not passed. */
+static void test_gpu_check(void **state)
+{
+    (void)state;
+    result r = shell("sh bench/gpu_check.sh --build $(dirname $squint) --backend cpu --out $T/gpu "
+                     "device kept");
+    assert_int_equal(r.code, 1);
+    assert_non_null(strstr(r.out, "device             passed "));
+    assert_non_null(strstr(r.out, "kept               SKIPPED "));
+    assert_non_null(strstr(r.out, "1 passed, 1 not"));
+    done(&r);
+    r = shell("sh bench/gpu_check.sh --dry-run");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "--tool racecheck --error-exitcode 9 "));
+    done(&r);
+    expect_error("sh bench/gpu_check.sh nosuch", 2, "unknown step nosuch");
 }
 
 /* Shapes without a checkpoint: there to be timed, and refused where words are needed. */
@@ -462,6 +587,9 @@ int main(void)
         cmocka_unit_test(test_convert),       cmocka_unit_test(test_bench_resumes),
         cmocka_unit_test(test_bench_csv),     cmocka_unit_test(test_synthetic),
         cmocka_unit_test(test_bench_json),    cmocka_unit_test(test_help_examples),
+        cmocka_unit_test(test_bench_usage),   cmocka_unit_test(test_bench_fails),
+        cmocka_unit_test(test_answers_file),  cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_gpu_check),
         cmocka_unit_test(test_no_leftovers),  cmocka_unit_test(test_diff),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
