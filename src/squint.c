@@ -195,8 +195,7 @@ static void count_work(sq_session *s, const backend_count *before)
     s->report.syncs += c->syncs - before->syncs;
 }
 
-/* As if pictures from `first` on were never shown. */
-static void drop_pictures(sq_session *s, int first, arena_mark kept)
+void session_drop_pictures(sq_session *s, int first, arena_mark kept)
 {
     while (s->n_image > first) {
         free(s->image[--s->n_image].index);
@@ -228,7 +227,7 @@ int session_encode(sq_session *s, const picture_source *src, int n)
     image_close(&now.view);
     image_close(&next.view);
     if (rc) {
-        drop_pictures(s, first, kept);
+        session_drop_pictures(s, first, kept);
         s->report = report;
         return rc;
     }

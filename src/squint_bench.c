@@ -368,21 +368,11 @@ static int setup_first_token(stage_bench *b)
     return SQ_OK;
 }
 
-static void drop_picture(stage_bench *b)
-{
-    sq_session *s = b->session;
-    while (s->n_image) {
-        free(s->image[--s->n_image].index);
-        s->image[s->n_image] = (session_image){0};
-    }
-    arena_rewind(&s->kept, b->kept);
-}
-
 static int run_first_token(stage_bench *b)
 {
     sq_session *s = b->session;
     picture_source src = {.width = PICTURE_W, .height = PICTURE_H, .rgb = b->rgb};
-    drop_picture(b);
+    session_drop_pictures(s, 0, b->kept);
     int rc = session_encode(s, &src, 1);
     if (!rc) rc = session_first_token(s, b->id, PROMPT_BEFORE + 1 + PROMPT_AFTER, b->best);
     return rc ? error_set(&b->m->err, rc, "%s", s->err.text) : SQ_OK;

@@ -72,6 +72,9 @@ typedef struct picture_source {
  * the next picture while the backend works on one. All of them are added or none. */
 int session_encode(sq_session *s, const picture_source *src, int n);
 
+/* As if the pictures from `first` on were never shown; kept is the arena's mark before them. */
+void session_drop_pictures(sq_session *s, int first, arena_mark kept);
+
 /* Question to answer: prompt -> splice -> prefill -> decode loop. */
 int session_answer(sq_session *s, const char *question, const sq_ask_options *opt, sq_report *r);
 
