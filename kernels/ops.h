@@ -36,7 +36,7 @@ typedef struct linear_desc {
 /* Attention, shared by the ViT (causal = false) and the decoder. */
 typedef struct attn_desc {
     int n_seq;             /* sequences of equal length, one after the other in q, k, v; 0 is 1 */
-    int n_q, n_kv;         /* tokens of each */
+    int n_q, n_kv;         /* tokens of each, at least 1 */
     int n_head, n_head_kv; /* n_head % n_head_kv == 0 */
     int head_dim;          /* multiple of 8: 64 72 80 128 are tested */
     bool causal;           /* query i sees the keys 0 .. q_pos0 + i */
@@ -89,7 +89,8 @@ typedef struct sq_ops {
     void (*linear)(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *w,
                    const sq_tensor *b, const linear_desc *d);
 
-    /* y[i] = x w[i]^T + b[i] for i < n: several products of one input (q, k, v). At most 3. */
+    /* y[i] = x w[i]^T + b[i] for i < n: several products of one input (q, k, v). At most 3; b[i]
+     * may be NULL or absent. */
     void (*linear_many)(sq_backend *be, sq_tensor *const y[], const sq_tensor *x,
                         const sq_tensor *const w[], const sq_tensor *const b[], int n);
 
@@ -150,7 +151,8 @@ typedef struct sq_ops {
     /* y[n,dim] += x f32, row i of y gets row i % x's rows. */
     void (*add)(sq_backend *be, sq_tensor *y, const sq_tensor *x);
 
-    /* y[n_out,dim] a = m * x[n_in,dim] f32: gather and weighted merge of tokens in one op. */
+    /* y[n_out,dim] a = m * x[n_in,dim] f32: gather and weighted merge of tokens in one op. m is
+     * host memory, so this one is not for regions. */
     void (*select_rows)(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sparse_rows *m);
 
     /* best[i] I32 = index of the largest of row i of x[n,dim] f32, the lowest of equals, -1 when
