@@ -70,8 +70,8 @@ struct sq_backend {
      * comes again: the key must hold all that fn reads from host memory, pointers included. */
     void (*region)(sq_backend *be, const void *key, size_t key_size, void (*fn)(void *user),
                    void *user);
-    const char *part;    /* "vision", "decoder", ... and the layer there: names the place in */
-    int layer;           /* messages; model code sets both (backend_at) */
+    const char *part;    /* "vision", "decoder", ...: names the place in messages (backend_at) */
+    int layer;           /* of the part; -1: none of its layers */
     backend_count count;
     void *priv;
     void (*close_priv)(sq_backend *be);

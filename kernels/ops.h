@@ -156,7 +156,8 @@ typedef struct sq_ops {
     void (*select_rows)(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sparse_rows *m);
 
     /* best[i] I32 = index of the largest of row i of x[n,dim] f32, the lowest of equals, -1 when
-     * the row holds NaN; gap[i] f32 = its distance from the second largest (+inf when dim is 1). */
+     * the row holds NaN; gap[i] f32 = its distance from the second largest: +inf when dim is 1, 0
+     * when two infinities are equal. */
     void (*argmax)(sq_backend *be, sq_tensor *best, sq_tensor *gap, const sq_tensor *x);
 } sq_ops;
 

@@ -164,6 +164,7 @@ static int picture_project(sq_session *s, const vit_output *vis, prune_plan *pla
     for (int r = 0; r < plan->n_out; r++)
         im->index[r] = plan->index[plan->start[r]]; /* a merged row is named by its first token */
     im->n_in = plan->n_in;
+    im->n_kept = plan->n_out;
     im->grid = vis->grid;
     s->report.ms.project += clock_ms() - start;
     return SQ_OK;
@@ -535,7 +536,7 @@ static void fill_report(answer_run *a, const char *why)
     r->n_image = s->n_image;
     for (int i = 0; i < s->n_image; i++)
         r->image[i] = (sq_image_report){.tokens_in = s->image[i].n_in,
-                                        .tokens_kept = (int)s->image[i].embeds.shape[0],
+                                        .tokens_kept = s->image[i].n_kept,
                                         .kept = s->image[i].index,
                                         .grid = s->image[i].grid};
     r->context_tokens = s->kv.len[0];

@@ -139,27 +139,28 @@ int sq_backend_get_device(int i, int device, sq_device_info *out);
  * is what was compared so far, by op. SQ_E_ARG past the end and for other backends. */
 typedef struct sq_diff_info {
     const char *op;
-    int64_t n;      /* calls that were alike */
-    double worst;   /* share of the allowed error */
+    int64_t n;        /* calls that were alike */
+    double worst;     /* share of the allowed error */
     const char *part; /* where that was: "vision", "prune", "projector", "prompt", "decoder" */
     int layer;        /* of the part; -1: none of its layers */
-    char shape[64]; /* of its first inputs */
+    char shape[64];   /* of its first inputs */
 } sq_diff_info;
 int sq_diff_get(const sq_model *m, int i, sq_diff_info *out);
 
 typedef struct sq_bench_result {
     double *ms;              /* [repeat] of the caller: each run's time, in order */
-    double first_ms;         /* before them: the first run of these shapes, nothing prepared */
+    double first_ms;         /* before them: the first run; on a GPU nothing is prepared for it, a
+                              * CPU may hold weights that an earlier stage packed */
     double flop, bytes;      /* of one run, by the shapes: arithmetic; weights and KV rows read */
     double launches, syncs;  /* of one run: kernels started, waits for a GPU */
 } sq_bench_result;
 
 /* Times one stage on random data, after a few runs to warm up: "vision:VIEWS", "vision+rows:VIEWS"
  * (with the attention rows that fastervlm reads), "project:ROWS", "prefill:ROWS", "decode:ROWS"
- * (one token behind ROWS), "decode:ROWSxN" (for each of N sequences), "first-token:KEPT" (picture
- * in memory to the id of the answer's first token, KEPT visual tokens), and for comparison
- * "product" and "copy", large ones. Views are 1 when not given. repeat 0 only checks that this
- * model has the stage and its number is not too large. */
+ * (one token behind ROWS), "decode:ROWSxN" (for each of N sequences, at most 64),
+ * "first-token:KEPT" (picture in memory to the id of the answer's first token, KEPT visual tokens),
+ * and for comparison "product" and "copy", large ones. Views are 1 when not given. repeat 0 only
+ * checks that this model has the stage and its number is not too large. */
 int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *r);
 
 /* ---- session ---- */
@@ -202,6 +203,8 @@ typedef struct sq_ask_options {
 
 enum { SQ_MAX_IMAGES = 64 };
 
+/* Patches only: where a model also shows [CLS] ("full" features), that row is always kept and in
+ * no count here. */
 typedef struct sq_image_report {
     int tokens_in, tokens_kept;
     const int32_t *kept; /* [tokens_kept] indices into the picture's patches, raster order */

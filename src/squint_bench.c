@@ -342,7 +342,7 @@ static int limit_kept(stage_bench *b, int *most)
 {
     TRY(need_vision(b));
     TRY(need_decoder(b));
-    int room = b->m->m.dec.cfg.n_ctx - 1 - PROMPT_TEXT;
+    int room = b->m->m.dec.cfg.n_ctx - 1 - PROMPT_TEXT - b->m->m.vit.cfg.keep_cls;
     *most = patches_of(b) < room ? patches_of(b) : room;
     return SQ_OK;
 }
@@ -422,6 +422,15 @@ static int unknown_stage(stage_bench *b, const char *text)
                      all);
 }
 
+/* The number that text begins with, and its end; no sign and no space. */
+static const char *read_number(const char *text, long *n)
+{
+    char *end;
+    if (*text < '0' || *text > '9') return text;
+    *n = strtol(text, &end, 10);
+    return end;
+}
+
 /* "decode:631x8" -> its row, n and n_seq, which this model can do. */
 static int parse_stage(stage_bench *b, const char *text, const stage_row **out)
 {
@@ -439,14 +448,15 @@ static int parse_stage(stage_bench *b, const char *text, const stage_row **out)
                          row->name, b->m->m.dec.cfg.n_ctx);
     if (!text[length] && row->may_lack) return SQ_OK;
     const char *digits = text[length] && row->number ? text + length + 1 : "";
-    char *end, expected[64];
-    long n = strtol(digits, &end, 10), seq = 1;
+    char expected[64];
+    long n = 0, seq = 1;
+    const char *end = read_number(digits, &n);
     int n_digit = (int)(end - digits);
-    bool ok = n_digit && n >= 1;
+    bool ok = n >= 1;
     if (ok && *end == 'x' && row->max_seq) {
-        const char *second = end + 1;
-        seq = strtol(second, &end, 10);
-        ok = end != second && seq >= 1 && seq <= row->max_seq;
+        seq = 0;
+        end = read_number(end + 1, &seq);
+        ok = seq >= 1 && seq <= row->max_seq;
     }
     describe(row, expected, sizeof expected);
     if (!ok || *end)

@@ -23,9 +23,10 @@ struct sq_model {
 
 /* One encoded picture: what the decoder gets to see of it. */
 typedef struct session_image {
-    sq_tensor embeds; /* [n_keep, dim] in backend memory, arena `kept` */
-    int n_in, grid;
-    int32_t *index; /* [n_keep] raster order of the plan */
+    sq_tensor embeds; /* [n_kept, dim] in backend memory, arena `kept`; with "full" features [CLS] +
+                       * n_kept */
+    int n_in, n_kept, grid;
+    int32_t *index; /* [n_kept] raster order of the plan */
 } session_image;
 
 /* Rows of the context whose ids are known: a rewind keeps the KV entries that still match. */

@@ -46,6 +46,7 @@ void *arena_alloc(arena *a, size_t size)
         size_t want = b ? b->size : a->peak > BLOCK_MIN ? a->peak : BLOCK_MIN;
         want = (want + ALIGN - 1) & ~(size_t)(ALIGN - 1);
         arena_block *fresh = block_new(a, size > want ? size : want);
+        if (!fresh && size < want) fresh = block_new(a, size); /* a full device may have that */
         if (!fresh) return NULL;
         fresh->older = a->head;
         a->head = b = fresh;

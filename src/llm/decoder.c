@@ -211,7 +211,7 @@ static void run_ops(void *user)
         layer_ffn(r, &r->m->layer[i], from);
     }
     if (!n_out) return;
-    backend_at(be, "decoder", c->n_layer);
+    backend_at(be, "decoder", -1);
     sq_tensor x = tensor_rows(&r->x, r->n - n_out, n_out), norm = take(&r->h, n_out, c->dim);
     be->ops.rms_norm(be, &norm, &x, &r->m->norm, c->eps);
     be->ops.linear(be, &r->logits, &norm, &r->m->head, NULL, &(linear_desc){0});

@@ -26,6 +26,10 @@ static int layer_grow(kv_cache *kv, sq_tensor *t, int n_ctx, int used)
     void *fresh = be->memory.alloc(be->memory.user, row * (size_t)n_ctx);
     if (!fresh) return SQ_E_NOMEM;
     if (used) be->convert(be, fresh, kv->dtype, t->data, kv->dtype, (int64_t)used * kv->dim);
+    if (be->err.code) { /* the old rows are still there */
+        be->memory.free(be->memory.user, fresh);
+        return be->err.code;
+    }
     if (t->data) be->memory.free(be->memory.user, t->data);
     *t = tensor_2d(fresh, kv->dtype, n_ctx, kv->dim);
     return SQ_OK;
@@ -37,11 +41,13 @@ int kv_cache_reserve(kv_cache *kv, int n_ctx, sq_error *err)
     int64_t want = (int64_t)kv->n_ctx * 2 > n_ctx ? (int64_t)kv->n_ctx * 2 : n_ctx;
     if (want > INT32_MAX / 2 || dtype_row_bytes(kv->dtype, want * kv->dim) == 0)
         return error_set(err, SQ_E_LIMIT, "KV cache: %lld tokens are too many", (long long)want);
-    for (int i = 0; i < kv->n_layer; i++)
-        if (layer_grow(kv, &kv->k[i], (int)want, kv->len[i]) ||
-            layer_grow(kv, &kv->v[i], (int)want, kv->len[i]))
-            return error_set(err, SQ_E_NOMEM, "KV cache: out of memory for %lld tokens",
-                             (long long)want);
+    for (int i = 0; i < kv->n_layer; i++) {
+        int rc = layer_grow(kv, &kv->k[i], (int)want, kv->len[i]);
+        if (!rc) rc = layer_grow(kv, &kv->v[i], (int)want, kv->len[i]);
+        if (kv->be->err.code) return error_set(err, kv->be->err.code, "%s", kv->be->err.text);
+        if (rc)
+            return error_set(err, rc, "KV cache: out of memory for %lld tokens", (long long)want);
+    }
     kv->n_ctx = (int)want;
     return SQ_OK;
 }

@@ -24,7 +24,8 @@ int sampler_pick(sampler *s, const float *logits, int n, arena *scratch, int32_t
                  sq_error *err);
 
 /* Whether a greedy choice that was already made (best and gap of the op table's argmax) may stand:
- * SQ_E_FORMAT when a logit was NaN or the two largest are not both finite, SQ_E_ARG as above. */
+ * SQ_E_FORMAT when a logit was NaN or only one of the two largest is finite (of two that are
+ * infinite argmax tells nothing), SQ_E_ARG as above. */
 int sampler_accept(const sampler *s, int32_t best, float gap, sq_error *err);
 
 #endif

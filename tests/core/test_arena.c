@@ -12,12 +12,15 @@
 
 typedef struct counted {
     int n_alloc, n_live, left; /* left: calls until one fails; 0: none does */
+    size_t room;               /* bytes there are; 0: enough */
 } counted;
 
 static void *counted_alloc(void *user, size_t size)
 {
     counted *c = user;
     if (c->left && --c->left == 0) return NULL;
+    if (c->room && size > c->room) return NULL;
+    if (c->room) c->room -= size;
     c->n_alloc++;
     c->n_live++;
     return aligned_alloc(64, size);
@@ -125,12 +128,27 @@ static void failures_leave_it_usable(void **state)
     arena_close(&a);
 }
 
+/* Where no block of the usual size is left, one that just fits may be. */
+static void the_last_room_is_used(void **state)
+{
+    (void)state;
+    counted c = {.room = 10 * MB};
+    arena_source source = {counted_alloc, counted_free, &c};
+    arena a = {.source = &source};
+    assert_non_null(arena_alloc(&a, 6 * MB));
+    assert_non_null(arena_alloc(&a, MB));
+    assert_null(arena_alloc(&a, 4 * MB));
+    arena_close(&a);
+    assert_int_equal(c.n_live, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(repeated_passes_ask_for_nothing),
         cmocka_unit_test(kept_data_stays),
         cmocka_unit_test(failures_leave_it_usable),
+        cmocka_unit_test(the_last_room_is_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
