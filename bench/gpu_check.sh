@@ -10,7 +10,10 @@ usage: bench/gpu_check.sh [options] [STEP...]
   --backend NAME   cuda (default), or cpu to try this script
   --build DIR      where squint and its tests are built, default build
   --out DIR        logs, answers and times, default gpu-check
-  --shared DIR     the shared data (demo/golden, demo/eval); default \$SQ_SHARED or ../shared
+  --shared DIR     reference data, default \$SQ_SHARED or ../shared beside the checkout. It is not in
+                   the repository: demo/ (the demo model as it was trained), demo/eval/
+                   (transformers' answers, pictures) and demo/golden/; without it golden-demo,
+                   questions-* and kept are skipped
   --model NAME     what bench times, default synthetic:llava-1.5-7b
   --seconds N      limit of one program, default 550; --slot-seconds N of one slot of opcheck
                    under compute-sanitizer, default 60
@@ -64,7 +67,7 @@ squint=$build/squint opcheck=$build/tests/opcheck/opcheck
 export SQ_SHARED="$shared" OMP_WAIT_POLICY=passive
 [ -n "$dry" ] || mkdir -p "$out" || exit 1
 
-# Prints the command, and runs it within its limit; 124: it took longer.
+# Prints the command, and runs it within its limit; 124: it took longer, 137: and had to be killed.
 run_within() {
     limit=$1
     shift
@@ -99,17 +102,19 @@ sanitize() {
             --slot "$(echo "$slot" | tr '~' ' ')"
         code=$?
         [ $code -eq 0 ] || bad="$bad $slot($code)"
-        case $worst in 0 | 124) [ $code -eq 0 ] || worst=$code ;; esac
+        # a report counts for more than a slot that took too long
+        case $worst in 0 | 124 | 137) [ $code -eq 0 ] || worst=$code ;; esac
     done
-    echo "$(echo "$slots" | wc -l) slots, with a report or out of time (124):${bad:- none}"
+    [ -n "$dry" ] ||
+        echo "$(echo "$slots" | wc -l) slots, with a report (9) or out of time (124, 137):${bad:- none}"
     return $worst
 }
 
 # questions BACKEND TYPE LEAST: 800 questions, without pruning and with fastervlm at four budgets.
 questions() {
     reference=$shared/demo/eval/reference.json answers=$out/answers-$1-$2.jsonl
-    [ -f "$reference" ] || { lacks "$reference is missing"; return; }
-    rm -f "$answers"
+    [ -n "$dry" ] || [ -f "$reference" ] || { lacks "$reference is missing"; return; }
+    [ -n "$dry" ] || rm -f "$answers"
     run "$squint" bench -m "$shared/demo" --backend "$1" --compute "$2" \
         --questions models/demo/eval/questions.jsonl --images "$shared/demo/eval" \
         --methods none,fastervlm --keep 288,144,72,29 --answers "$answers" || return
@@ -129,8 +134,10 @@ kept() {
 bench() {
     stages=vision:1,vision:5,vision:32,vision+rows:1,project:576,prefill:84,prefill:199
     stages=$stages,prefill:631,prefill:2935,decode:631,decode:631x8,first-token:29
-    run "$squint" bench -m "$model" --backend "$backend" --repeat "$repeat" --stages "$stages" \
-        --format csv > "$out/bench.csv"
+    set -- "$squint" bench -m "$model" --backend "$backend" --repeat "$repeat" \
+        --stages "$stages" --format csv
+    [ -z "$dry" ] || { run "$@"; return; }
+    run "$@" > "$out/bench.csv"
     code=$?
     cat "$out/bench.csv"
     return $code

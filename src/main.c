@@ -27,7 +27,7 @@ static void print_usage(FILE *f)
           f);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) {
@@ -46,4 +46,13 @@ int main(int argc, char **argv)
         if (!strcmp(name, commands[i].name)) return commands[i].run(argc - 1, argv + 1);
     fprintf(stderr, "squint: unknown command \"%s\" (squint --help lists them)\n", name);
     return 2;
+}
+
+int main(int argc, char **argv)
+{
+    int code = run(argc, argv);
+    bool lost = fflush(stdout) || ferror(stdout); /* this write, or one before it */
+    if (code != EXIT_DONE || !lost) return code;
+    fputs("squint: cannot write to stdout\n", stderr);
+    return EXIT_FAILED;
 }

@@ -93,7 +93,6 @@ static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)
     if (rc) return cli_fail("ask", rc, sq_session_error(s));
     if (a->json) report_json(stdout, r, a->model.model, a->image.item);
     if (a->stats) report_text(stderr, r);
-    if (fflush(stdout)) return cli_fail("ask", SQ_E_IO, "cannot write to stdout");
     return a->show ? show_kept("ask", m, &a->image, &a->session.image, r, a->show) : EXIT_DONE;
 }
 
@@ -102,8 +101,8 @@ static int run(sq_model *m, sq_session **s, ask_args *a)
     static sq_report r; /* too large for some stacks */
     int rc = sq_session_open(s, m, &a->session);
     if (!rc) rc = cli_add_images(m, *s, &a->image);
+    if (rc && rc != SQ_E_STOPPED) return cli_fail("ask", rc, sq_session_error(*s));
     if (cli_interrupted) return EXIT_INTERRUPTED;
-    if (rc) return cli_fail("ask", rc, sq_session_error(*s));
     if (a->prompt) return answer_once(m, *s, a, &r);
     return chat_run(*s, &a->ask, &r);
 }

@@ -9,12 +9,16 @@ const char help_bench[] =
     "       squint bench -m MODEL --image FILE -p QUESTION [--methods LIST --keep LIST]\n"
     "       squint bench -m MODEL --questions FILE [--methods LIST --keep LIST]\n\n"
     "stages on random data (default): the first run, and --repeat more after a few to warm up\n"
-    "(a GPU then replays what it recorded: a length not seen before takes what \"first\" says):\n"
+    "(a GPU then replays what it recorded: a length not seen before takes what \"first\" says; on\n"
+    "a CPU the weights that an earlier stage packed stay packed in the first run of the next):\n"
     "      --stages LIST   vision[:VIEWS], vision+rows[:VIEWS] (with the attention that\n"
     "                      fastervlm reads), project:ROWS, prefill:ROWS, decode:ROWS (one token\n"
-    "                      behind ROWS), decode:ROWSxN (for each of N sequences),\n"
+    "                      behind ROWS), decode:ROWSxN (for each of N sequences, up to 64),\n"
     "                      first-token:KEPT (a 640x480 picture in memory, pruned by fastervlm,\n"
     "                      behind a prompt of 55 tokens, to the first token of the answer);\n"
+    "                      default, as far as the model has them: vision:1, prefill:631,\n"
+    "                      prefill:199, prefill:84, decode:631, on a GPU also vision:5,\n"
+    "                      vision:32, vision+rows, prefill:2935, first-token:29;\n"
     "                      what the machine can do at best, a large product and a large copy,\n"
     "                      comes first\n"
     "      --repeat N      default 10\n"
@@ -25,7 +29,8 @@ const char help_bench[] =
     "accuracy (exact match) over a question file:\n"
     "      --questions FILE  JSON lines: question_id, image, text, answer, category\n"
     "      --images DIR    where the pictures are; default: beside the question file\n"
-    "      --answers FILE  JSON lines of answers; a run that was cut off goes on from there\n"
+    "      --answers FILE  JSON lines of answers; a run that was cut off goes on from there, with\n"
+    "                      the same model and settings\n"
     "      --kinds LIST    categories that get a column of their own\n"
     "      --limit N       the first N questions only\n"
     "with --image or --questions:\n"
@@ -127,6 +132,7 @@ static int parse(int argc, char **argv, bench_args *a)
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
 {
     cli_list method, keep = {0};
+    bool used = false; /* --keep */
     *n = 0;
     int code = cli_split("bench", "--methods", a->methods, &method, &hold[0]);
     if (code < 0 && a->keep) code = cli_split("bench", "--keep", a->keep, &keep, &hold[1]);
@@ -138,8 +144,11 @@ int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
         for (int k = 0; k < (none ? 1 : keep.n); k++) {
             if (*n == BENCH_MAX_ROWS) return cli_usage("bench", "too many methods and budgets");
             row[(*n)++] = (bench_row){method.item[i], none ? NULL : keep.item[k]};
+            used |= !none;
         }
     }
+    if (keep.n && !used)
+        return cli_usage("bench", "--keep is not used: method \"none\" keeps every token");
     return -1;
 }
 

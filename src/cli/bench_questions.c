@@ -6,6 +6,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -15,8 +16,9 @@ enum { OPEN = 0, RIGHT = 1, WRONG = 2 };
 
 typedef struct quiz {
     sq_model *m;
-    char backend[32], compute[16]; /* "cpu", "f32": answers of others are not mixed with these */
     const bench_args *a;
+    char *settings; /* {"model_id": ..., "metadata": {...}}: what each line of answers says */
+    cJSON *now;     /* the same, read: answers of other settings are not mixed with these */
     question_list list;
     cli_list kind;
     bench_row row[BENCH_MAX_ROWS];
@@ -57,70 +59,153 @@ static const char *text_of(const cJSON *o, const char *key)
     return cJSON_IsString(item) ? item->valuestring : "";
 }
 
-/* The two words of "cpu: avx2, 2 threads, f32" that answers depend on. */
-static void name_arithmetic(quiz *z)
+/* All that answers depend on beside the question, the method and its budget. Threads and the CPU's
+ * own instruction set are not there: a run may go on on another machine. */
+static int write_settings(quiz *z)
 {
+    const bench_args *a = z->a;
     sq_model_info info;
-    if (sq_model_get_info(z->m, &info)) return;
-    const char *last = strrchr(info.backend, ' ');
-    snprintf(z->backend, sizeof z->backend, "%.*s", (int)strcspn(info.backend, ":"), info.backend);
-    snprintf(z->compute, sizeof z->compute, "%s", last ? last + 1 : info.backend);
+    char backend[32], compute[16];
+    size_t size;
+    int rc = sq_model_get_info(z->m, &info);
+    if (rc) return cli_fail("bench", rc, sq_model_error(z->m));
+    const char *last = strrchr(info.backend, ' '); /* of "cpu: avx2, 2 threads, f32" */
+    snprintf(backend, sizeof backend, "%.*s", (int)strcspn(info.backend, ":"), info.backend);
+    snprintf(compute, sizeof compute, "%s", last ? last + 1 : info.backend);
+    const struct {
+        const char *key, *value;
+    } part[] = {{"{\"model_id\": ", a->model.model},
+                {", \"metadata\": {\"backend\": ", backend},
+                {", \"compute\": ", compute},
+                {", \"cpu\": ", a->model.cpu},
+                {", \"mmproj\": ", a->model.mmproj},
+                {", \"template\": ", info.template_name},
+                {", \"fit\": ", info.fit},
+                {", \"images\": ", a->images},
+                {", \"prune_options\": ", a->prune_options}};
+    FILE *f = open_memstream(&z->settings, &size);
+    if (!f) return cli_fail("bench", SQ_E_NOMEM, "out of memory");
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        fputs(part[i].key, f);
+        cli_json_string(f, part[i].value ? part[i].value : "");
+    }
+    fprintf(f, ", \"no_exif\": %s, \"seed\": %d, \"max_tokens\": %d}}",
+            a->no_exif ? "true" : "false", a->seed, a->max_tokens);
+    if (!fclose(f)) z->now = cJSON_Parse(z->settings);
+    return z->now ? -1 : cli_fail("bench", SQ_E_NOMEM, "out of memory");
 }
 
-/* A line of another model, or computed in another way, must not go on in this file. */
+/* Refuses an answers file for a setting, or a part of a question, that is another one now. */
+static int refuse(const quiz *z, const char *what, const char *found, const char *now)
+{
+    return cli_usage("bench", "%s: holds answers of %s %.200s, this is %.200s; choose another file",
+                     z->a->answers, what, found, now);
+}
+
+/* The settings of a line of answers against the present ones: all children of now. */
+static int check_settings(const quiz *z, const cJSON *line, const cJSON *now)
+{
+    const cJSON *item;
+    int code = -1;
+    cJSON_ArrayForEach(item, now)
+    {
+        const cJSON *found = cJSON_GetObjectItemCaseSensitive(line, item->string);
+        if (cJSON_IsObject(item)) {
+            code = check_settings(z, found, item);
+        } else if (!found) {
+            code = cli_usage("bench",
+                             "%s: holds answers without their %s, written by an older squint; "
+                             "choose another file",
+                             z->a->answers, item->string);
+        } else if (!cJSON_Compare(found, item, true)) {
+            char *text[] = {cJSON_PrintUnformatted(found), cJSON_PrintUnformatted(item)};
+            code = refuse(z, item->string, text[0] ? text[0] : "?", text[1] ? text[1] : "?");
+            free(text[0]);
+            free(text[1]);
+        }
+        if (code >= 0) break;
+    }
+    return code;
+}
+
+/* A line that is no answer, or one of another model or other settings, is not added to. */
 static int check_line(const quiz *z, const cJSON *o)
 {
-    const cJSON *meta = cJSON_GetObjectItemCaseSensitive(o, "metadata");
-    const char *const what[] = {"model", "backend", "compute"};
-    const char *const found[] = {text_of(o, "model_id"), text_of(meta, "backend"),
-                                 text_of(meta, "compute")};
-    const char *const now[] = {z->a->model.model, z->backend, z->compute};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(found[i], now[i]))
-            return cli_usage("bench",
-                             "%s: holds answers of %s \"%.200s\", this is \"%.200s\"; choose "
-                             "another file",
-                             z->a->answers, what[i], found[i], now[i]);
+    if (!cJSON_IsString(cJSON_GetObjectItemCaseSensitive(o, "question_id")) ||
+        !cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(o, "metadata")))
+        return cli_usage("bench", "%s: a line is no answer of squint bench; choose another file",
+                         z->a->answers);
+    return check_settings(z, o, z->now);
+}
+
+/* The same id must stand for the same question. */
+static int check_question(const quiz *z, const cJSON *o, const question *q)
+{
+    const char *const now[] = {q->text, q->image}, *const key[] = {"prompt", "image"};
+    for (int i = 0; i < 2; i++)
+        if (!cli_json_reads_as(now[i], text_of(o, key[i])))
+            return refuse(z, key[i], text_of(o, key[i]), now[i]);
     return -1;
 }
 
-/* One line of an earlier run; lines of other settings stay in the file untouched. *at is where
- * the last one was found: files are in order. */
-static int take_line(quiz *z, const char *line, int *at)
+/* One line of an earlier run; lines of other methods and budgets stay in the file untouched. *at is
+ * where the last one was found: files are in order. */
+static int take_line(quiz *z, const cJSON *o, int *at)
 {
-    cJSON *o = cJSON_Parse(line);
     const cJSON *meta = cJSON_GetObjectItemCaseSensitive(o, "metadata");
-    int code = o ? check_line(z, o)
-                 : cli_usage("bench", "%s: a line is no JSON object", z->a->answers);
-    int row = o ? find_row(z, text_of(meta, "method"), text_of(meta, "keep")) : -1;
-    for (int i = 0; code < 0 && row >= 0 && i < z->list.n; i++) {
+    int code = check_line(z, o);
+    int row = code < 0 ? find_row(z, text_of(meta, "method"), text_of(meta, "keep")) : -1;
+    for (int i = 0; row >= 0 && i < z->list.n; i++) {
         int k = (*at + i) % z->list.n;
-        if (strcmp(z->list.q[k].id, text_of(o, "question_id"))) continue;
+        if (!cli_json_reads_as(z->list.q[k].id, text_of(o, "question_id"))) continue;
+        code = check_question(z, o, &z->list.q[k]);
         z->mark[row * z->list.n + k] = judge(text_of(o, "text"), z->list.q[k].answer);
         const cJSON *tokens = cJSON_GetObjectItemCaseSensitive(meta, "tokens");
         if (cJSON_IsNumber(tokens)) z->tokens[row] = tokens->valueint;
         *at = k;
         break;
     }
-    cJSON_Delete(o);
     return code;
 }
 
-/* Reads what is there, cuts a line that was not finished, and opens the file for more. */
-static int open_answers(quiz *z)
+/* The last line when its end is missing: cut off and asked again, but only where it is ours. */
+static int check_tail(const quiz *z, const char *line, size_t n, const cJSON *o)
+{
+    static const char ours[] = "{\"question_id\": \"";
+    size_t most = sizeof ours - 1;
+    if (o || strncmp(line, ours, n < most ? n : most)) return check_line(z, o);
+    return -1;
+}
+
+/* Takes what the file holds; *whole is where its last whole line ends. Changes nothing. */
+static int read_answers(quiz *z, FILE *f, off_t *whole)
 {
     char *line = NULL;
     size_t cap = 0;
     int code = -1, at = 0;
-    off_t whole = 0;
     ssize_t n;
-    FILE *f = fopen(z->a->answers, "r+b");
-    if (!f) f = fopen(z->a->answers, "w+b");
-    while (f && code < 0 && (n = getline(&line, &cap, f)) >= 0 && line[n - 1] == '\n') {
-        code = take_line(z, line, &at);
-        whole += n;
+    while (code < 0 && (n = getline(&line, &cap, f)) > 0) {
+        bool ends = line[n - 1] == '\n';
+        cJSON *o = strlen(line) == (size_t)n ? cJSON_Parse(line) : NULL;
+        code = ends ? take_line(z, o, &at) : check_tail(z, line, (size_t)n, o);
+        cJSON_Delete(o);
+        if (ends) *whole += n;
     }
     free(line);
+    if (code < 0 && ferror(f)) {
+        fprintf(stderr, "squint bench: %s: cannot read: %s\n", z->a->answers, strerror(errno));
+        code = EXIT_FAILED;
+    }
+    return code;
+}
+
+/* Reads what is there, cuts a line of ours that was not finished, and leaves the file for more. */
+static int open_answers(quiz *z)
+{
+    off_t whole = 0;
+    FILE *f = fopen(z->a->answers, "r+b");
+    if (!f && errno == ENOENT) f = fopen(z->a->answers, "w+b");
+    int code = f ? read_answers(z, f, &whole) : -1;
     if (code < 0 && f && !fseeko(f, whole, SEEK_SET) && !ftruncate(fileno(f), whole)) {
         z->answers = f;
         return -1;
@@ -140,21 +225,24 @@ static bool write_answer(quiz *z, int row, const question *q)
     const struct {
         const char *key, *value;
     } part[] = {{"{\"question_id\": ", q->id},
+                {", \"image\": ", q->image},
                 {", \"prompt\": ", q->text},
                 {", \"text\": ", z->r.answer},
-                {", \"model_id\": ", z->a->model.model},
-                {", \"metadata\": {\"backend\": ", z->backend},
-                {", \"compute\": ", z->compute},
+                {NULL}, /* the settings */
                 {", \"method\": ", b->method},
                 {", \"keep\": ", b->keep ? b->keep : "all"},
                 {", \"answer\": ", q->answer ? q->answer : ""},
                 {", \"category\": ", q->kind ? q->kind : ""}};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
-        fputs(part[i].key, z->answers);
-        cli_json_string(z->answers, part[i].value);
+        if (part[i].key) {
+            fputs(part[i].key, z->answers);
+            cli_json_string(z->answers, part[i].value);
+        } else { /* without the braces around them: their metadata go on */
+            fprintf(z->answers, ", %.*s", (int)strlen(z->settings) - 3, z->settings + 1);
+        }
     }
-    fprintf(z->answers, ", \"tokens\": %d, \"min_gap\": %.5f", im->tokens_kept,
-            (double)z->r.min_gap);
+    fprintf(z->answers, ", \"tokens\": %d, \"min_gap\": ", im->tokens_kept);
+    fprintf(z->answers, isfinite(z->r.min_gap) ? "%.5f" : "null", (double)z->r.min_gap);
     if (b->keep) { /* else all of them */
         fputs(", \"kept\": [", z->answers);
         for (int i = 0; i < im->tokens_kept; i++)
@@ -235,27 +323,43 @@ static double share_right(const quiz *z, int row, const char *kind, int *n)
     return *n ? 100.0 * right / *n : 0;
 }
 
+/* One cell; kind NULL: of all. Without a question there is no share. */
+static void print_share(const quiz *z, int row, const char *kind)
+{
+    int n, width = kind ? 9 : 7;
+    double share = share_right(z, row, kind, &n);
+    if (z->a->json && n)
+        printf(": %.2f", share);
+    else if (z->a->json)
+        fputs(": null", stdout);
+    else if (n)
+        printf(" %*.1f", width, share);
+    else
+        printf(" %*s", width, "-");
+}
+
 static void print_row(const quiz *z, int row)
 {
     const bench_row *b = &z->row[row];
     const char *keep = b->keep ? b->keep : "all";
     int n;
-    double all = share_right(z, row, NULL, &n);
-    if (z->a->json)
-        printf("%s\n    {\"method\": \"%s\", \"keep\": \"%s\", \"tokens\": %d, \"questions\": %d, "
-               "\"exact_match\": {\"all\": %.2f",
-               row ? "," : "", b->method, keep, z->tokens[row], n, all);
-    else
-        printf("%-11s %6s %7d %7.1f", b->method, keep, z->tokens[row], all);
+    if (z->a->json) {
+        printf("%s\n    {\"method\": ", row ? "," : "");
+        cli_json_string(stdout, b->method);
+        fputs(", \"keep\": ", stdout);
+        cli_json_string(stdout, keep);
+        share_right(z, row, NULL, &n);
+        printf(", \"tokens\": %d, \"questions\": %d, \"exact_match\": {\"all\"", z->tokens[row], n);
+    } else {
+        printf("%-11s %6s %7d", b->method, keep, z->tokens[row]);
+    }
+    print_share(z, row, NULL);
     for (int i = 0; i < z->kind.n; i++) {
-        double share = share_right(z, row, z->kind.item[i], &n);
         if (z->a->json) {
             fputs(", ", stdout);
             cli_json_string(stdout, z->kind.item[i]);
-            printf(": %.2f", share);
-        } else {
-            printf(" %9.1f", share);
         }
+        print_share(z, row, z->kind.item[i]);
     }
     fputs(z->a->json ? "}}" : "\n", stdout);
 }
@@ -294,8 +398,9 @@ static int prepare(quiz *z, char *hold[3])
     z->tokens = calloc((size_t)z->n_row, sizeof *z->tokens);
     if (!z->mark || !z->tokens) return cli_fail("bench", SQ_E_NOMEM, "out of memory");
     z->progress = isatty(STDERR_FILENO);
-    name_arithmetic(z);
-    return z->a->answers ? open_answers(z) : -1;
+    if (!z->a->answers) return -1;
+    code = write_settings(z);
+    return code < 0 ? open_answers(z) : code;
 }
 
 int bench_questions(sq_model *m, const bench_args *a)
@@ -312,6 +417,8 @@ int bench_questions(sq_model *m, const bench_args *a)
     if (z->answers && fclose(z->answers) && !code)
         code = cli_fail("bench", SQ_E_IO, "cannot write the answers file");
     questions_close(&z->list);
+    cJSON_Delete(z->now);
+    free(z->settings);
     free(z->mark);
     free(z->tokens);
     for (int i = 0; i < 3; i++)

@@ -98,7 +98,10 @@ static int run_once(sq_model *m, const bench_args *a, const bench_row *row, sq_r
     if (!rc) rc = cli_add_images(m, s, &a->image);
     if (!rc) rc = sq_session_ask(s, a->prompt, &ao, r);
     int code = EXIT_DONE;
-    if (rc) code = cli_interrupted ? EXIT_INTERRUPTED : cli_fail("bench", rc, sq_session_error(s));
+    if (rc == SQ_E_STOPPED)
+        code = EXIT_INTERRUPTED;
+    else if (rc)
+        code = cli_fail("bench", rc, sq_session_error(s));
     sq_session_close(&s);
     return code;
 }

@@ -49,6 +49,9 @@ static void csv_string(const char *text)
     putchar('"');
 }
 
+/* Of the names in a text table: "globalcom2 12.5% preprocess" fits. */
+enum { NAME_WIDTH = 28 };
+
 /* Products in TFLOP/s on a GPU and GFLOP/s on a CPU, so that both can be read. */
 static double flop_unit(const bench_table *t)
 {
@@ -63,8 +66,8 @@ static void print_head(const bench_table *t)
         printf("name,median_ms,min_ms,p90_ms%s,model,backend,version,date\n",
                t->work ? ",first_ms,gflops,product_share,gbs,copy_share,launches,syncs" : "");
     } else {
-        printf("# %s on %s; squint " SQ_VERSION ", %s; milliseconds\n%-24s", t->info.path,
-               t->info.backend, t->date, t->column);
+        printf("# %s on %s; squint " SQ_VERSION ", %s; milliseconds\n%-*s", t->info.path,
+               t->info.backend, t->date, NAME_WIDTH, t->column);
         if (t->work) printf(" %9s", "first");
         printf(" %9s %9s %9s", "median", "min", "p90");
         if (t->work)
@@ -107,7 +110,7 @@ static void csv_row(const bench_table *t, const char *name, const bench_times *m
 static void text_row(const bench_table *t, const char *name, const bench_times *ms,
                      const bench_work *w)
 {
-    printf("%-24s", name);
+    printf("%-*s", NAME_WIDTH, name);
     if (t->work) printf(" %9.3f", ms->first);
     printf(" %9.3f %9.3f %9.3f", ms->median, ms->min, ms->p90);
     if (t->work)

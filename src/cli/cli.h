@@ -99,8 +99,10 @@ void cli_catch_interrupt(void);
  * Ctrl-C it stops before the next call, with SQ_E_STOPPED. */
 int cli_add_images(const sq_model *m, sq_session *s, const cli_list *image);
 
-/* JSON string with quotes and escapes. */
+/* JSON string with quotes and escapes; bytes that are no UTF-8 become \ufffd. */
 void cli_json_string(FILE *f, const char *text);
+/* Whether a reader of that string gets `read`. */
+bool cli_json_reads_as(const char *text, const char *read);
 
 /* One report as a JSON object, or as a few lines of text. path[n_image] names the pictures. */
 void report_json(FILE *f, const sq_report *r, const char *model, const char *const *path);

@@ -48,7 +48,11 @@ static int print_backends(void)
     sq_backend_info b;
     sq_device_info d;
     for (int i = 0; sq_backend_get(i, &b) == SQ_OK; i++) {
-        printf("%-6s %s\n", b.name, b.state);
+        const char *ok = strncmp(b.state, "ok: ", 4) ? "" : "ok: ", *rest = b.state + strlen(ok);
+        size_t n = strlen(b.name);
+        if (!strncmp(rest, b.name, n) && !strncmp(rest + n, ": ", 2))
+            rest += n + 2; /* the name stands in front of the row */
+        printf("%-6s %s%s\n", b.name, ok, rest);
         for (int k = 0; sq_backend_get_device(i, k, &d) == SQ_OK; k++)
             printf("       device %d: %s, %.1f GB, compute capability %d.%d, %s\n", k, d.name,
                    (double)d.memory_bytes / 1e9, d.major, d.minor, d.state);
@@ -133,8 +137,10 @@ static void print_tensors(const sq_model *m, bool json)
         }
         printf("%s\n    {\"name\": ", i ? "," : "");
         cli_json_string(stdout, t.name);
-        printf(", \"type\": \"%s\", \"shape\": [%s], \"bytes\": %zu, \"used\": %s}", t.type, shape,
-               t.bytes, t.used ? "true" : "false");
+        fputs(", \"type\": ", stdout);
+        cli_json_string(stdout, t.type);
+        printf(", \"shape\": [%s], \"bytes\": %zu, \"used\": %s}", shape, t.bytes,
+               t.used ? "true" : "false");
     }
     if (json) fputs("\n  ]", stdout);
 }

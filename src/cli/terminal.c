@@ -18,11 +18,15 @@ void cli_catch_interrupt(void)
     sigaction(SIGINT, &act, NULL); /* the second one ends the program */
 }
 
+/* Pictures of one call on a GPU: each but the first is decoded while the one before it is encoded,
+ * and between calls Ctrl-C is seen. */
+enum { GPU_IMAGES_A_CALL = 8 };
+
 int cli_add_images(const sq_model *m, sq_session *s, const cli_list *image)
 {
     sq_model_info info = {0};
     sq_model_get_info(m, &info);
-    int group = info.gpu ? 8 : 1, rc = SQ_OK;
+    int group = info.gpu ? GPU_IMAGES_A_CALL : 1, rc = SQ_OK;
     for (int i = 0; !rc && i < image->n; i += group) {
         int left = image->n - i;
         if (cli_interrupted) return SQ_E_STOPPED;
