@@ -74,8 +74,8 @@ static void put_padded(uploader *u, sq_tensor *t)
         there.data = rows = calloc((size_t)t->shape[0], (size_t)wide * sizeof *rows);
         u->no_memory = u->no_memory || !rows;
         for (int64_t i = 0; rows && i < t->shape[0]; i++)
-            convert_to_f32(rows + i * wide, (const char *)t->data + dtype_row_bytes(t->dtype, in * i),
-                           t->dtype, in);
+            convert_to_f32(rows + i * wide,
+                           (const char *)t->data + dtype_row_bytes(t->dtype, in * i), t->dtype, in);
     }
     put(u, &there, u->be->act);
     if (rows) *t = there;

@@ -1,7 +1,7 @@
 /* Matrix products through cuBLASLt. Row-major y = x w^T is column-major Y = W^T X, so that w is the
- * transposed left operand. cuBLASLt's first choice of an algorithm is taken: measuring its candidates
- * one by one picked slower ones than that for whole passes, and other sums on every run. Plans are
- * kept in a small set-associative cache. */
+ * transposed left operand. cuBLASLt's first choice of an algorithm is taken: timing its candidates
+ * one by one chose slower ones for whole passes, and other sums at every start. Plans are kept in a
+ * small set-associative cache. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/pack.cuh"
 
