@@ -11,7 +11,7 @@
 enum {
     N_SET = 64,
     N_WAY = 8,       /* plans of one hash */
-    N_ROW_THREAD = 2 /* rows that a thread of the bias kernel handles */
+    N_ROW_THREAD = 4 /* rows that a thread of the bias kernel handles */
 };
 static const size_t WORKSPACE = (size_t)32 << 20; /* what cuBLAS takes on Hopper */
 
@@ -242,9 +242,7 @@ __global__ void __launch_bounds__(256) bias_kernel(const __grid_constant__ bias_
     const void *b = job.part[blockIdx.z].b;
     float bias[N] = {};
     cuda_release();
-    if (col < job.out && b)
-        for (int i = 0; i < N; i++)
-            bias[i] = load_any(b, job.part[blockIdx.z].b_type, col + i);
+    if (col < job.out && b) load_all(bias, b, job.part[blockIdx.z].b_type, col);
     cuda_wait();
     if (col >= job.out) return;
     for (int64_t r = blockIdx.y * 8 * N_ROW_THREAD + threadIdx.y; r < job.n;

@@ -106,6 +106,28 @@ __device__ __forceinline__ float load_any(const void *p, sq_dtype t, int64_t i)
     }
 }
 
+/* N values from i on: one branch for all. */
+template <int N>
+__device__ __forceinline__ void load_all(float (&v)[N], const void *p, sq_dtype t, int64_t i)
+{
+    switch (t) {
+    case SQ_DTYPE_F16:
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = to_f32(((const __half *)p)[i + k]);
+        break;
+    case SQ_DTYPE_BF16:
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = to_f32(((const __nv_bfloat16 *)p)[i + k]);
+        break;
+    default:
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = ((const float *)p)[i + k];
+    }
+}
+
 __device__ __forceinline__ void store_any(void *p, sq_dtype t, int64_t i, float x)
 {
     switch (t) {

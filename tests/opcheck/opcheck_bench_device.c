@@ -53,13 +53,14 @@ static sq_tensor next(dev_bench *b, int64_t rows, int64_t cols)
     return t;
 }
 
-/* kind: 1 adds to f32 */
+/* kind: 1 adds to f32, 2 adds a bias and has an activation */
 static void run_linear(dev_bench *b, const dev_item *i)
 {
-    linear_desc d = {SQ_ACT_NONE, i->kind == 1};
+    linear_desc d = {i->kind == 2 ? SQ_ACT_QUICK_GELU : SQ_ACT_NONE, i->kind == 1};
+    sq_tensor bias = tensor_1d(b->z, SQ_DTYPE_F32, i->out);
     sq_tensor x = at_of(b->x, b->r->act, i->n, i->in), w = next(b, i->out, i->in);
     sq_tensor y = at_of(b->y, d.add ? SQ_DTYPE_F32 : b->r->act, i->n, i->out);
-    b->be->ops.linear(b->be, &y, &x, &w, NULL, &d);
+    b->be->ops.linear(b->be, &y, &x, &w, i->kind == 2 ? &bias : NULL, &d);
 }
 
 static void run_many(dev_bench *b, const dev_item *i)
@@ -206,6 +207,11 @@ static void run_each(dev_bench *b, const dev_item *i)
             (int64_t)n *in + (int64_t)in *out + (kind ? 0 : (int64_t)n * out),                     \
             kind ? 2LL * n *out : 0, false                                                         \
     }
+#define ACTIVE(n, in, out)                                                                         \
+    {                                                                                              \
+        "linear", #n "x" #in "x" #out " act", run_linear, n, in, out, 2, 2.0 * n *in *out,         \
+            (int64_t)n *in + (int64_t)in *out + 3LL * n *out, 0, false                             \
+    }
 #define MANY(n, in)                                                                                \
     {                                                                                              \
         "linear_many", #n "x" #in "x3x" #in, run_many, n, in, in, 0, 6.0 * n *in *in,              \
@@ -228,12 +234,14 @@ static void run_each(dev_bench *b, const dev_item *i)
     }
 
 static const dev_item items[] = {
-    LINEAR(577, 588, 1024, 0),
+    LINEAR(576, 592, 1024, 1),
     LINEAR(577, 1024, 1024, 0),
     LINEAR(577, 1024, 1024, 1),
     LINEAR(577, 1024, 4096, 0),
+    ACTIVE(577, 1024, 4096),
     LINEAR(577, 4096, 1024, 1),
     LINEAR(2885, 1024, 4096, 0),
+    ACTIVE(2885, 1024, 4096),
     LINEAR(576, 4096, 4096, 0),
     LINEAR(84, 4096, 4096, 1),
     LINEAR(84, 4096, 11008, 0),
