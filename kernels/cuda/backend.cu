@@ -20,6 +20,8 @@ bool cuda_refuse(sq_backend *be, const char *op, const char *why)
     return true;
 }
 
+static __global__ void probe_kernel() {}
+
 extern "C" {
 
 /* An old driver and none at all are one error to the runtime. */
@@ -38,6 +40,18 @@ static int device_count(int *n, sq_error *err)
                      CUDART_VERSION % 1000 / 10);
 }
 
+/* Every file is compiled for the same architectures, so one kernel stands for all. What else is
+ * wrong with the device is for opening it to find. */
+static bool device_has_code(int device)
+{
+    cudaFuncAttributes unused;
+    cudaError_t rc = cudaSetDevice(device);
+    if (!rc) rc = cudaFuncGetAttributes(&unused, probe_kernel);
+    if (rc) (void)cudaGetLastError();
+    return rc != cudaErrorNoKernelImageForDevice && rc != cudaErrorInvalidDeviceFunction;
+}
+
+/* Leaves the device the calling thread's current one when it gets as far as to look for code. */
 static int device_check(int device, cudaDeviceProp *prop, sq_error *err)
 {
     int n = 0;
@@ -53,6 +67,11 @@ static int device_check(int device, cudaDeviceProp *prop, sq_error *err)
                          "cuda: device %d (%s) has compute capability %d.%d, expected 8.0 or "
                          "higher",
                          device, prop->name, prop->major, prop->minor);
+    if (!device_has_code(device))
+        return error_set(err, SQ_E_BACKEND,
+                         "cuda: device %d (%s) has compute capability %d.%d, for which this build "
+                         "has no code",
+                         device, prop->name, prop->major, prop->minor);
     return SQ_OK;
 }
 
@@ -66,10 +85,12 @@ static int cuda_probe(sq_error *err)
 static int cuda_device(int i, backend_device *out)
 {
     cudaDeviceProp prop = {};
-    int n = 0;
+    int n = 0, callers = 0;
     if (device_count(&n, NULL) || i < 0 || i >= n) return SQ_E_ARG;
     *out = backend_device{};
+    bool known = cudaGetDevice(&callers) == cudaSuccess;
     device_check(i, &prop, &out->err);
+    if (known && callers != i) cudaSetDevice(callers);
     snprintf(out->name, sizeof out->name, "%.90s", prop.name);
     out->memory = prop.totalGlobalMem;
     out->major = prop.major;
