@@ -421,7 +421,7 @@ __global__ void __launch_bounds__(STEP_THREADS)
 /* As cuda_launch, with the CTAs along x in one cluster. */
 static void launch_cluster(sq_backend *be, void (*kernel)(step_args), dim3 grid, const step_args *a)
 {
-    if (be->err.code) return;
+    if (!cuda_here(be, "attn_step")) return;
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeClusterDimension;
     attr[0].val.clusterDim.x = grid.x;

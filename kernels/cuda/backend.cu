@@ -20,6 +20,14 @@ bool cuda_refuse(sq_backend *be, const char *op, const char *why)
     return true;
 }
 
+/* Nothing to do while recording: cuda_region came here first, on the same thread. */
+bool cuda_here(sq_backend *be, const char *op)
+{
+    const cuda_priv *p = cuda_of(be);
+    if (be->err.code) return false;
+    return p->recording || !cuda_failed(be, op, cudaSetDevice(p->device));
+}
+
 static __global__ void probe_kernel() {}
 
 extern "C" {

@@ -42,13 +42,17 @@ static inline cuda_priv *cuda_of(sq_backend *be)
 bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc);
 bool cuda_refuse(sq_backend *be, const char *op, const char *why); /* a case it has no kernel for */
 
+/* Makes the backend's device the calling thread's current one: each thread has its own, and kernels
+ * start on no other. False when an op failed before. */
+bool cuda_here(sq_backend *be, const char *op);
+
 /* Starts a kernel on the backend's stream unless an op failed before; early_start: as soon as
  * its predecessor lets it. */
 template <class... P, class... A>
 void cuda_launch_when(bool early_start, sq_backend *be, const char *op, void (*kernel)(P...),
                       dim3 grid, dim3 block, size_t smem, A... args)
 {
-    if (be->err.code) return;
+    if (!cuda_here(be, op)) return;
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -73,7 +77,7 @@ void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid
 /* Lets a kernel use more than 48 KB of shared memory; call it before the first launch. */
 template <class F> void cuda_allow_smem(sq_backend *be, const char *op, F *kernel, size_t smem)
 {
-    if (smem > (48u << 10))
+    if (smem > (48u << 10) && cuda_here(be, op))
         cuda_failed(
             be, op,
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem));

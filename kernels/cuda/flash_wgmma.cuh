@@ -465,6 +465,7 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
 template <class C> static bool wg_start(sq_backend *be, flash_args a)
 {
     wg_maps maps;
+    if (!cuda_here(be, "attn")) return true; /* maps are made in the current context */
     if (!cuda_flash_map(&maps.q, a.q, a.q_type, C::D, a.n_head, a.n_q, a.n_seq, 64) ||
         !cuda_flash_map(&maps.k, a.k, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN) ||
         !cuda_flash_map(&maps.v, a.v, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN))

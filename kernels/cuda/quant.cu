@@ -58,7 +58,7 @@ static void convert_launch(sq_backend *be, void *dst, sq_dtype to, const void *s
 
 void cuda_convert(sq_backend *be, void *dst, sq_dtype to, const void *src, sq_dtype from, int64_t n)
 {
-    if (n <= 0 || be->err.code) return;
+    if (n <= 0 || !cuda_here(be, "convert")) return;
     if (!dtype_is_float(to) || !(dtype_is_float(from) || from == SQ_DTYPE_Q8_0))
         cuda_refuse(be, "convert", "types");
     else if (from == SQ_DTYPE_Q8_0 && n % Q8_0_BLOCK)
