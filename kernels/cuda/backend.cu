@@ -5,18 +5,24 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+void cuda_fail(sq_backend *be, const char *op, int code, const char *why)
+{
+    char layer[24] = "";
+    if (be->layer >= 0) snprintf(layer, sizeof layer, " layer %d", be->layer);
+    error_set(&be->err, code, "cuda: %s, %s%s: %s", op, be->part, layer, why);
+}
+
 bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc)
 {
     if (rc == cudaSuccess) return false;
     (void)cudaGetLastError(); /* kernel launches report through it too */
-    int code = rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND;
-    error_set(&be->err, code, "cuda: %s, layer %d: %s", op, be->layer, cudaGetErrorString(rc));
+    cuda_fail(be, op, cuda_code(rc), cudaGetErrorString(rc));
     return true;
 }
 
 bool cuda_refuse(sq_backend *be, const char *op, const char *why)
 {
-    error_set(&be->err, SQ_E_UNSUPPORTED, "cuda: %s, layer %d: %s", op, be->layer, why);
+    cuda_fail(be, op, SQ_E_UNSUPPORTED, why);
     return true;
 }
 
@@ -32,15 +38,18 @@ static __global__ void probe_kernel() {}
 
 extern "C" {
 
-/* An old driver and none at all are one error to the runtime. */
+/* At least one, or an error. An old driver and none at all are one error to the runtime. */
 static int device_count(int *n, sq_error *err)
 {
     int driver = 0;
     cudaError_t rc = cudaGetDeviceCount(n);
-    if (rc == cudaSuccess) return SQ_OK;
+    if (rc == cudaSuccess && *n > 0) return SQ_OK;
     (void)cudaGetLastError();
+    if (rc == cudaSuccess || rc == cudaErrorNoDevice)
+        return error_set(err, SQ_E_BACKEND, "cuda: the NVIDIA driver has no GPU to offer");
     if (rc != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver))
-        return error_set(err, SQ_E_BACKEND, "cuda: %s", cudaGetErrorString(rc));
+        return error_set(err, SQ_E_BACKEND, "cuda: the NVIDIA driver does not work: %s",
+                         cudaGetErrorString(rc));
     if (!driver) return error_set(err, SQ_E_BACKEND, "cuda: there is no NVIDIA driver");
     return error_set(err, SQ_E_BACKEND,
                      "cuda: the NVIDIA driver is for CUDA %d.%d, expected %d.%d or higher",
@@ -69,7 +78,8 @@ static int device_check(int device, cudaDeviceProp *prop, sq_error *err)
                          n - 1);
     cudaError_t rc = cudaGetDeviceProperties(prop, device);
     if (rc != cudaSuccess)
-        return error_set(err, SQ_E_BACKEND, "cuda: device %d: %s", device, cudaGetErrorString(rc));
+        return error_set(err, cuda_code(rc), "cuda: device %d: %s", device,
+                         cudaGetErrorString(rc));
     if (prop->major < 8)
         return error_set(err, SQ_E_BACKEND,
                          "cuda: device %d (%s) has compute capability %d.%d, expected 8.0 or "
@@ -86,8 +96,7 @@ static int device_check(int device, cudaDeviceProp *prop, sq_error *err)
 static int cuda_probe(sq_error *err)
 {
     int n = 0;
-    TRY(device_count(&n, err));
-    return n ? SQ_OK : error_set(err, SQ_E_BACKEND, "cuda: there is no NVIDIA GPU");
+    return device_count(&n, err);
 }
 
 static int cuda_device(int i, backend_device *out)
@@ -121,8 +130,8 @@ static void cuda_close(sq_backend *be)
     if (p->stream) cudaStreamSynchronize(p->stream);
     cuda_regions_close(be);
     cuda_gemm_close(be);
+    cuda_free(be, p->scratch);
     cuda_staging_close(be);
-    cudaFree(p->scratch);
     if (p->stream) cudaStreamDestroy(p->stream);
     free(p);
     be->priv = NULL;
@@ -133,11 +142,13 @@ static int open_parts(sq_backend *be, sq_error *err)
     cuda_priv *p = cuda_of(be);
     cudaError_t rc = cudaSetDevice(p->device);
     if (!rc) rc = cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking);
-    if (!rc) rc = cudaMalloc(&p->scratch, CUDA_SCRATCH);
     if (rc)
-        return error_set(err, SQ_E_BACKEND, "cuda: device %d: %s", p->device,
+        return error_set(err, cuda_code(rc), "cuda: device %d: %s", p->device,
                          cudaGetErrorString(rc));
     TRY(cuda_staging_open(be, err));
+    p->scratch = cuda_alloc(be, CUDA_SCRATCH);
+    if (!p->scratch)
+        return error_set(err, SQ_E_NOMEM, "cuda: device %d: out of memory", p->device);
     return cuda_gemm_open(be, err);
 }
 

@@ -38,9 +38,16 @@ static inline cuda_priv *cuda_of(sq_backend *be)
     return (cuda_priv *)be->priv;
 }
 
-/* Records a failure in the backend's sticky error: op, layer, reason. True when it is one. */
-bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc);
+/* The backend's sticky error becomes "cuda: attn, vision layer 3: why". */
+void cuda_fail(sq_backend *be, const char *op, int code, const char *why);
+
+bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc); /* true when it is a failure */
 bool cuda_refuse(sq_backend *be, const char *op, const char *why); /* a case it has no kernel for */
+
+static inline int cuda_code(cudaError_t rc)
+{
+    return rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND;
+}
 
 /* Makes the backend's device the calling thread's current one: each thread has its own, and kernels
  * start on no other. False when an op failed before. */

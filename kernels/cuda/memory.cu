@@ -33,7 +33,7 @@ int cuda_staging_open(sq_backend *be, sq_error *err)
         if (!rc) rc = cudaEventCreateWithFlags(&s->done[i], cudaEventDisableTiming);
     }
     if (rc)
-        return error_set(err, SQ_E_NOMEM, "cuda: pinned memory: %s", cudaGetErrorString(rc));
+        return error_set(err, cuda_code(rc), "cuda: pinned memory: %s", cudaGetErrorString(rc));
     return SQ_OK;
 }
 
