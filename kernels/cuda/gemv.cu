@@ -267,7 +267,7 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
     if (job->n > CUDA_GEMV_ROWS) return !cuda_refuse(be, op, "too many rows");
     if (x->dtype != be->act) {
         *narrow = tensor_2d(cuda_of(be)->scratch, be->act, job->n, job->in);
-        if ((size_t)job->n * (size_t)job->in * 2 > CUDA_SCRATCH)
+        if ((size_t)job->n * dtype_row_bytes(be->act, job->in) > CUDA_SCRATCH)
             return !cuda_refuse(be, op, "input rows too long");
         cuda_activate(be, narrow, x, SQ_ACT_NONE);
         x = narrow;
