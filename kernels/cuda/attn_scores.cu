@@ -206,6 +206,9 @@ struct means_shared {
     float k[MEANS_DEPTH][MEANS_KEYS], column[MEANS_THREADS / 32][MEANS_KEYS];
 };
 
+/* The widest heads' queries beside it. */
+static const size_t MEANS_SMEM = ROWS_MAX_DIM * Q_PITCH * sizeof(float) + sizeof(means_shared);
+
 /* Eight threads read 64 columns of a key. */
 template <class T> __device__ __forceinline__ void feed_fetch(means_feed<T> &f, const means_args &a)
 {
@@ -417,7 +420,7 @@ template <class T> static void means_start(sq_backend *be, means_args *a, int n_
         return;
     }
     if (fit > 32768) fit = 32768;
-    cuda_allow_smem(be, "attn_means", attn_means_kernel<T>, smem + sizeof(means_shared));
+    cuda_allow_smem(be, "attn_means", attn_means_kernel<T>, MEANS_SMEM);
     for (int at = 0; at < n_seq; at += (int)fit) {
         unsigned now = n_seq - at < (int)fit ? n_seq - at : (unsigned)fit;
         means_args b = *a;

@@ -31,7 +31,10 @@ struct cuda_priv {
     cuda_staging *staging;
 };
 
-enum : size_t { CUDA_SCRATCH = (size_t)64 << 20 };
+enum : size_t {
+    CUDA_SCRATCH = (size_t)64 << 20,
+    CUDA_PLAIN_SMEM = (size_t)48 << 10 /* shared memory that every kernel may ask for */
+};
 
 static inline cuda_priv *cuda_of(sq_backend *be)
 {
@@ -81,13 +84,14 @@ void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid
     cuda_launch_when(true, be, op, kernel, grid, block, smem, args...);
 }
 
-/* Lets a kernel use more than 48 KB of shared memory; call it before the first launch. */
-template <class F> void cuda_allow_smem(sq_backend *be, const char *op, F *kernel, size_t smem)
+/* Before a launch: lets the kernel use more shared memory than 48 KB. Always the same `most` for a
+ * kernel: launches of other threads and recorded ones rely on it too. */
+template <class F> void cuda_allow_smem(sq_backend *be, const char *op, F *kernel, size_t most)
 {
-    if (smem > (48u << 10) && cuda_here(be, op))
+    if (most > CUDA_PLAIN_SMEM && cuda_here(be, op))
         cuda_failed(
             be, op,
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem));
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most));
 }
 
 /* Until this returns, memory that earlier kernels write must not be touched. */

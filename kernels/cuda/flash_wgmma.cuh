@@ -358,8 +358,8 @@ __device__ __forceinline__ void wg_careful(const flash_place &p, int row, const 
     }
 }
 
-/* Divides by the sums and writes the warp's 16 rows; stage has room for them, 16 rows of 64 columns
- * and as many of the next 64 panel bytes further. */
+/* Divides by the sums and writes the warp's 16 rows. stage is where its queries were, which no other
+ * warp's products read: 16 rows of 64 columns, and as many of the next 64 PANEL bytes further. */
 template <class C>
 __device__ __forceinline__ void wg_write(wg_rows<C> &w, char *stage, const flash_place &p, int row,
                                          const flash_args &a)

@@ -218,7 +218,7 @@ static bool row_start(sq_backend *be, const char *op, const gemv_job &job)
     int64_t smem = sums_at + (GATED ? 2 : 1) * rows * (int64_t)sizeof(float);
     auto kernel = gemv_row_kernel<T, GATED>;
     if (smem + ROW_STATIC > (int64_t)p->block_smem) return false;
-    cuda_allow_smem(be, op, kernel, (size_t)smem);
+    cuda_allow_smem(be, op, kernel, p->block_smem - ROW_STATIC);
     cuda_launch(be, op, kernel, dim3((unsigned)grid), dim3(ROW_WARPS * 32), (size_t)smem, job,
                 (int)x_at, (int)sums_at);
     return true;

@@ -2,8 +2,8 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/pack.cuh"
 
-/* These kernels keep cuda_release() to themselves: others read weights before they wait, so none
- * may start while a conversion still writes. */
+/* No cuda_release(), so that no kernel that reads weights before it waits starts meanwhile. What is
+ * written here is sure to be seen by one only after a sync (model_upload). */
 
 /* 8 values a thread. */
 template <class Y, class X>
