@@ -244,19 +244,12 @@ static bool is_wide(const sq_tensor *t)
 /* On tensor cores, or false. They find the largest score before they scale it. */
 static bool attn_fast(sq_backend *be, const flash_args &a)
 {
-    const int device = cuda_of(be)->device;
-    int smem = 0, major = 0, minor = 0;
-    cudaError_t rc =
-        cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (!rc) rc = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    if (!rc) rc = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    if (cuda_failed(be, "attn", rc)) return true;
     if (!(a.scale > 0) || a.q_type == SQ_DTYPE_F32) return false;
     const bool bf16 = a.q_type == SQ_DTYPE_BF16;
-    if (major == 9 && minor == 0 && a.wide && bf16 && a.kv_type == a.q_type &&
-        a.out_type == a.q_type && cuda_flash_wgmma_bf16(be, a))
+    if (cuda_of(be)->wgmma && a.wide && bf16 && a.kv_type == a.q_type && a.out_type == a.q_type &&
+        cuda_flash_wgmma_bf16(be, a))
         return true;
-    return bf16 ? cuda_flash_bf16(be, a, (size_t)smem) : cuda_flash_f16(be, a, (size_t)smem);
+    return bf16 ? cuda_flash_bf16(be, a) : cuda_flash_f16(be, a);
 }
 
 void cuda_attn(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,

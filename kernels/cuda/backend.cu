@@ -162,6 +162,7 @@ static int cuda_open(sq_backend *be, const backend_options *o, sq_error *err)
     p->n_sm = prop.multiProcessorCount;
     p->block_smem = prop.sharedMemPerBlockOptin;
     p->dependent_launch = prop.major >= 9;
+    p->wgmma = prop.major == 9 && prop.minor == 0;
     be->priv = p;
     be->close_priv = cuda_close;
     be->compute = o->compute == SQ_COMPUTE_AUTO ? SQ_COMPUTE_BF16 : o->compute;

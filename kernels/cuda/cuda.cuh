@@ -23,6 +23,7 @@ struct cuda_priv {
     int device, n_sm;
     size_t block_smem;     /* shared memory that one block may have at most */
     bool dependent_launch; /* compute capability 9.0 or higher */
+    bool wgmma;            /* 9.0 alone: asynchronous products on tensor cores */
     bool recording;        /* inside a region that is being captured */
     cudaStream_t stream;
     void *scratch; /* one op's temporary memory; CUDA_SCRATCH bytes */

@@ -23,8 +23,8 @@ struct flash_args {
 
 /* flash_mma.cuh's kernels for queries of 16 bits; flash_bf16.cu and flash_f16.cu. False when the
  * device's shared memory is too small for them. */
-bool cuda_flash_bf16(sq_backend *be, const flash_args &a, size_t smem_limit);
-bool cuda_flash_f16(sq_backend *be, const flash_args &a, size_t smem_limit);
+bool cuda_flash_bf16(sq_backend *be, const flash_args &a);
+bool cuda_flash_f16(sq_backend *be, const flash_args &a);
 
 /* flash_wgmma.cuh's, for compute capability 9.0 and tensors that are wide and all of bf16. False
  * for a shape that it does not have. */
