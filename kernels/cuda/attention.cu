@@ -247,7 +247,7 @@ static bool attn_fast(sq_backend *be, const flash_args &a)
     if (!(a.scale > 0) || a.q_type == SQ_DTYPE_F32) return false;
     const bool bf16 = a.q_type == SQ_DTYPE_BF16;
     if (cuda_of(be)->wgmma && a.wide && bf16 && a.kv_type == a.q_type && a.out_type == a.q_type &&
-        cuda_flash_wgmma_bf16(be, a))
+        cuda_flash_wgmma(be, a))
         return true;
     return bf16 ? cuda_flash_bf16(be, a) : cuda_flash_f16(be, a);
 }

@@ -18,7 +18,7 @@ struct flash_args {
     bool backward; /* the last rows first: those of a causal mask have the most keys */
     bool wide;     /* all tensors start at a multiple of 16 bytes */
     float scale;
-    int group; /* query heads of a key's; flash_wgmma.cuh */
+    int group; /* query heads of a key's; flash_wgmma.cu */
 };
 
 /* flash_mma.cuh's kernels for queries of 16 bits; flash_bf16.cu and flash_f16.cu. False when the
@@ -26,14 +26,14 @@ struct flash_args {
 bool cuda_flash_bf16(sq_backend *be, const flash_args &a);
 bool cuda_flash_f16(sq_backend *be, const flash_args &a);
 
-/* flash_wgmma.cuh's, for compute capability 9.0 and tensors that are wide and all of bf16. False
- * for a shape that it does not have. */
-bool cuda_flash_wgmma_bf16(sq_backend *be, const flash_args &a);
+/* flash_wgmma.cu's, for compute capability 9.0 and tensors that are wide and all of bf16. False for
+ * a shape that it does not have. */
+bool cuda_flash_wgmma(sq_backend *be, flash_args a);
 
-/* flash_map.cu: how the copy engine finds rows of one head, 64 columns and box_rows rows at a time.
- */
-bool cuda_flash_map(CUtensorMap *map, const void *data, sq_dtype t, int head_dim, int n_head,
-                    int n_row, int n_seq, int box_rows);
+/* flash_map.cu: how the copy engine finds rows of one head in bf16, 64 columns and box_rows rows at
+ * a time. */
+bool cuda_flash_map(CUtensorMap *map, const void *data, int head_dim, int n_head, int n_row,
+                    int n_seq, int box_rows);
 
 /* Keys [lo, hi). */
 struct flash_span {

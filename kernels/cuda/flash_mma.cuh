@@ -491,8 +491,7 @@ template <class T> static bool flash_mma(sq_backend *be, flash_args a, sq_dtype 
     a.scale *= 1.44269504f; /* log2(e) */
     if (a.wide && a.kv_type == own) return flash_direct<T>(be, a, own);
     if (a.head_dim <= 64) return flash_start<flash_config<T, 64, 1, 2, 32, false>>(be, a, own);
-    if (a.head_dim <= 128)
-        return flash_start<flash_config<T, 128, 1, 2, 32, false>>(be, a, own);
+    if (a.head_dim <= 128) return flash_start<flash_config<T, 128, 1, 2, 32, false>>(be, a, own);
     return flash_start<flash_config<T, 256, 1, 1, 32, false>>(be, a, own);
 }
 

@@ -1,5 +1,5 @@
 /* Attention on the asynchronous tensor cores of compute capability 9.0, for queries, keys, values
- * and result of one 16-bit type and heads of 64 or 128.
+ * and result in bf16 and heads of 64 or 128.
  *
  * A CTA has MW * KW groups of four warps. Group g takes 64 rows, those of g % MW, and every KW-th
  * tile of BN keys; the parts of a row are merged at the end, so that few queries can still occupy
@@ -10,16 +10,13 @@
  * A masked key has p = 0, but 0 * NaN is NaN. Rows past the end are copied as zeros; for the keys
  * that a mask hides, rows whose result is not finite are computed once more, without tensor
  * cores. */
-#ifndef SQ_FLASH_WGMMA_CUH
-#define SQ_FLASH_WGMMA_CUH
-
 #include "kernels/cuda/flash_args.cuh"
 #include "kernels/cuda/flash_ptx.cuh"
 
 #include <math.h>
 
-template <class T_, int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_config {
-    using T = T_;
+template <int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_config {
+    using T = __nv_bfloat16;
     static constexpr int D = D_, MW = MW_, KW = KW_, BN = BN_, STAGES = STAGES_;
     static constexpr int MIN_CTAS = CTAS_; /* of a multiprocessor */
     static constexpr int BM = 64 * MW, THREADS = 128 * MW * KW;
@@ -109,8 +106,7 @@ __device__ __forceinline__ void wg_scores(float (&s)[N / 2], uint32_t q, uint32_
 #pragma unroll
     for (int i = 0; i < C::D / 16; i++) {
         const int in = i % 4 * 2; /* in units of 16 bytes */
-        wgmma_op<typename C::T, N>::scores(s, a + (i / 4 * C::BM * 8 + in),
-                                               b + (i / 4 * C::BN * 8 + in), i > 0);
+        wgmma_op<N>::scores(s, a + (i / 4 * C::BM * 8 + in), b + (i / 4 * C::BN * 8 + in), i > 0);
     }
     wgmma_end();
 }
@@ -124,7 +120,7 @@ __device__ __forceinline__ void wg_values(float (&o)[C::D / 2], const uint32_t (
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < N / 16; i++)
-        wgmma_op<typename C::T, C::D>::values(o, p + 4 * i, b + i * 16 * 8);
+        wgmma_op<C::D>::values(o, p + 4 * i, b + i * 16 * 8);
     wgmma_end();
 }
 
@@ -358,8 +354,8 @@ __device__ __forceinline__ void wg_careful(const flash_place &p, int row, const 
     }
 }
 
-/* Divides by the sums and writes the warp's 16 rows. stage is where its queries were, which no other
- * warp's products read: 16 rows of 64 columns, and as many of the next 64 PANEL bytes further. */
+/* Divides by the sums and writes the warp's 16 rows. stage is where their queries were, which no
+ * other warp reads now: 16 rows of 64 columns, and as many of the next 64 PANEL bytes further. */
 template <class C>
 __device__ __forceinline__ void wg_write(wg_rows<C> &w, char *stage, const flash_place &p, int row,
                                          const flash_args &a)
@@ -466,9 +462,9 @@ template <class C> static bool wg_start(sq_backend *be, flash_args a)
 {
     wg_maps maps;
     if (!cuda_here(be, "attn")) return true; /* maps are made in the current context */
-    if (!cuda_flash_map(&maps.q, a.q, a.q_type, C::D, a.n_head, a.n_q, a.n_seq, 64) ||
-        !cuda_flash_map(&maps.k, a.k, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN) ||
-        !cuda_flash_map(&maps.v, a.v, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN))
+    if (!cuda_flash_map(&maps.q, a.q, C::D, a.n_head, a.n_q, a.n_seq, 64) ||
+        !cuda_flash_map(&maps.k, a.k, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN) ||
+        !cuda_flash_map(&maps.v, a.v, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN))
         return false;
     a.group = a.n_head / a.n_head_kv;
     a.n_tile = (a.n_q + C::BM - 1) / C::BM;
@@ -480,19 +476,17 @@ template <class C> static bool wg_start(sq_backend *be, flash_args a)
 }
 
 /* Wide CTAs read keys and values less often, but only many of them fill the device. */
-template <class T> static bool flash_wgmma(sq_backend *be, flash_args a)
+bool cuda_flash_wgmma(sq_backend *be, flash_args a)
 {
     const int64_t wide = (int64_t)((a.n_q + 127) / 128) * a.n_head * a.n_seq;
     const int n_sm = cuda_of(be)->n_sm;
     a.scale *= 1.44269504f; /* log2(e) */
     if (a.n_seq > 65535 || a.n_q / 64 >= 65535) return false;
     if (a.head_dim == 64)
-        return wide >= 2 * n_sm ? wg_start<wg_config<T, 64, 2, 1, 64, 4, 2>>(be, a)
-                                : wg_start<wg_config<T, 64, 1, 2, 64, 3, 2>>(be, a);
+        return wide >= 2 * n_sm ? wg_start<wg_config<64, 2, 1, 64, 4, 2>>(be, a)
+                                : wg_start<wg_config<64, 1, 2, 64, 3, 2>>(be, a);
     if (a.head_dim == 128)
-        return wide >= n_sm ? wg_start<wg_config<T, 128, 2, 1, 128, 3, 1>>(be, a)
-                            : wg_start<wg_config<T, 128, 1, 2, 64, 3, 1>>(be, a);
+        return wide >= n_sm ? wg_start<wg_config<128, 2, 1, 128, 3, 1>>(be, a)
+                            : wg_start<wg_config<128, 1, 2, 64, 3, 1>>(be, a);
     return false;
 }
-
-#endif
