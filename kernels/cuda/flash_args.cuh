@@ -2,7 +2,7 @@
 #ifndef SQ_FLASH_ARGS_CUH
 #define SQ_FLASH_ARGS_CUH
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/pack.cuh"
 
 #include <cuda.h>
 
@@ -99,16 +99,6 @@ __device__ __forceinline__ void flash_load8(float x[8], const void *p, sq_dtype 
         flash_load8_of(x, (const __half *)p + at, wide);
     else
         flash_load8_of(x, (const __nv_bfloat16 *)p + at, wide);
-}
-
-__device__ __forceinline__ void flash_store(void *p, sq_dtype t, int64_t at, float x)
-{
-    if (t == SQ_DTYPE_F32)
-        ((float *)p)[at] = x;
-    else if (t == SQ_DTYPE_F16)
-        ((__half *)p)[at] = from_f32<__half>(x);
-    else
-        ((__nv_bfloat16 *)p)[at] = from_f32<__nv_bfloat16>(x);
 }
 
 #endif

@@ -317,8 +317,8 @@ __device__ __forceinline__ void flash_write(flash_rows<C> &w, typename C::T *sta
             if (staged) {
                 *(uint32_t *)(stage + row * C::LD + c) = pack_pair<T>(x, y);
             } else if (first + row <= p.row1 && c < a.head_dim) {
-                flash_store(a.out, a.out_type, at + c, x);
-                flash_store(a.out, a.out_type, at + c + 1, y);
+                store_any(a.out, a.out_type, at + c, x);
+                store_any(a.out, a.out_type, at + c + 1, y);
             }
         }
     }

@@ -231,11 +231,6 @@ __global__ void __launch_bounds__(WARPS * 32) gemv_plain(const __grid_constant__
     }
 }
 
-static bool aligned(const void *p)
-{
-    return (uintptr_t)p % 16 == 0;
-}
-
 template <class T, bool GATED>
 static void start(sq_backend *be, const char *op, const gemv_job &job, bool wide)
 {
@@ -295,9 +290,9 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
 
 static void multiply(sq_backend *be, const char *op, const gemv_job &job, int n, bool gated)
 {
-    bool wide = aligned(job.x) && job.in % (be->act == SQ_DTYPE_F32 ? 4 : 8) == 0;
+    bool wide = cuda_aligned(job.x, 16) && job.in % (be->act == SQ_DTYPE_F32 ? 4 : 8) == 0;
     for (int i = 0; i < n; i++)
-        wide = wide && aligned(job.part[i].w);
+        wide = wide && cuda_aligned(job.part[i].w, 16);
     if (wide && cuda_gemv_row(be, op, job, gated)) return;
     with_type(be->act, [&](auto t) {
         if (gated)
