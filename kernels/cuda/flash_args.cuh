@@ -76,29 +76,16 @@ __device__ __forceinline__ flash_place flash_find(const flash_args &a, int block
                           rest / a.n_tile, rows);
 }
 
-template <class T> __device__ __forceinline__ void flash_load8_of(float x[8], const T *p, bool wide)
-{
-    if (wide) {
-        uint4 raw[sizeof(T) / 2];
-        for (int i = 0; i < (int)sizeof(T) / 2; i++)
-            raw[i] = ((const uint4 *)p)[i];
-        for (int i = 0; i < 8; i++)
-            x[i] = to_f32(((const T *)raw)[i]);
-    } else
-        for (int i = 0; i < 8; i++)
-            x[i] = to_f32(p[i]);
-}
-
 /* Elements at .. at + 7 of a tensor. */
-__device__ __forceinline__ void flash_load8(float x[8], const void *p, sq_dtype t, int64_t at,
+__device__ __forceinline__ void flash_load8(float (&x)[8], const void *p, sq_dtype t, int64_t at,
                                             bool wide)
 {
     if (t == SQ_DTYPE_F32)
-        flash_load8_of(x, (const float *)p + at, wide);
+        load_8(x, (const float *)p + at, 0, 8, wide);
     else if (t == SQ_DTYPE_F16)
-        flash_load8_of(x, (const __half *)p + at, wide);
+        load_8(x, (const __half *)p + at, 0, 8, wide);
     else
-        flash_load8_of(x, (const __nv_bfloat16 *)p + at, wide);
+        load_8(x, (const __nv_bfloat16 *)p + at, 0, 8, wide);
 }
 
 #endif

@@ -1,48 +1,11 @@
-/* What flash_wgmma.cu needs of compute capability 9.0, as PTX: barriers that count bytes, tensor
- * copies and asynchronous matrix products. Addresses are those of shared memory. */
+/* What flash_wgmma.cu needs of compute capability 9.0, as PTX: tensor copies and asynchronous matrix
+ * products. Addresses are those of shared memory. */
 #ifndef SQ_FLASH_PTX_CUH
 #define SQ_FLASH_PTX_CUH
 
-#include "kernels/cuda/mma_ptx.cuh"
+#include "kernels/cuda/bar_ptx.cuh"
 
 #include <cuda.h>
-
-/* ---- barriers ---- */
-
-__device__ __forceinline__ void flash_bar_init(uint32_t bar, int arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
-}
-
-/* Shows initialised barriers to the copy engine. */
-__device__ __forceinline__ void flash_bar_init_done()
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ __forceinline__ void flash_bar_expect(uint32_t bar, int bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void flash_bar_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-/* Waits for the end of the phase of this parity. */
-__device__ __forceinline__ void flash_bar_wait(uint32_t bar, int parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
 
 /* A barrier of some of the CTA's warps; id 0 is __syncthreads. */
 __device__ __forceinline__ void flash_named_sync(int id, int threads)

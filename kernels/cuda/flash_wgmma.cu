@@ -71,7 +71,7 @@ template <class C>
 __device__ __forceinline__ void wg_load(const CUtensorMap *map, uint32_t to, uint32_t bar, int head,
                                         int row, int seq)
 {
-    flash_bar_expect(bar, C::TILE_BYTES);
+    bar_expect(bar, C::TILE_BYTES);
 #pragma unroll
     for (int c = 0; c < C::D / 64; c++)
         flash_copy_box(to + c * C::BN * 128, map, bar, c * 64, head, row, seq);
@@ -90,7 +90,7 @@ template <class C>
 __device__ __forceinline__ void wg_load_queries(const wg_maps &maps, const wg_smem<C> &sh,
                                                 const wg_work &g)
 {
-    flash_bar_expect(sh.q_full(), C::Q_BYTES);
+    bar_expect(sh.q_full(), C::Q_BYTES);
 #pragma unroll
     for (int i = 0; i < C::D / 64 * C::MW; i++)
         flash_copy_box(sh.q() + i * 64 * 128, &maps.q, sh.q_full(), i / C::MW * 64, g.head,
@@ -223,7 +223,7 @@ __device__ __forceinline__ void wg_attend(wg_rows<C> &w, const wg_maps &maps, co
     float s[BN / 2], keep[2] = {1, 1};
     uint32_t p[BN / 4];
     auto wait = [&](int kind, int tile) {
-        flash_bar_wait(sh.bar(kind, g.slot + tile % C::STAGES), tile / C::STAGES & 1);
+        bar_wait(sh.bar(kind, g.slot + tile % C::STAGES), tile / C::STAGES & 1);
     };
     if (n == 0) return;
     wait(WG_K_FULL, 0);
@@ -249,7 +249,7 @@ __device__ __forceinline__ void wg_attend(wg_rows<C> &w, const wg_maps &maps, co
         if (live) wg_weigh<C, BN>(s, w, keep, g.key + (t + 1) * g.step, all, g.row, a);
         wgmma_done<0>();
         wgmma_pin(w.o);
-        if (threadIdx.x % 32 == 0) flash_bar_arrive(sh.bar(WG_EMPTY, slot));
+        if (threadIdx.x % 32 == 0) bar_arrive(sh.bar(WG_EMPTY, slot));
         wg_rescale<C>(w, keep);
         wg_pack<C, BN>(p, s);
     }
@@ -421,13 +421,13 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     const wg_work g = wg_find<C>(a);
     const int warp = threadIdx.x / 32 % (4 * C::MW), n_row = g.p.row1 - g.p.row0 + 1;
     if (threadIdx.x == 0) {
-        flash_bar_init(sh.q_full(), 1);
+        bar_init(sh.q_full(), 1);
         for (int i = 0; i < C::SLOTS; i++) {
-            flash_bar_init(sh.bar(WG_K_FULL, i), 1);
-            flash_bar_init(sh.bar(WG_V_FULL, i), 1);
-            flash_bar_init(sh.bar(WG_EMPTY, i), min(4 * C::MW, (n_row + 63) / 64 * 4));
+            bar_init(sh.bar(WG_K_FULL, i), 1);
+            bar_init(sh.bar(WG_V_FULL, i), 1);
+            bar_init(sh.bar(WG_EMPTY, i), min(4 * C::MW, (n_row + 63) / 64 * 4));
         }
-        flash_bar_init_done();
+        bar_init_done();
     }
     __syncthreads();
     cuda_wait();
@@ -444,7 +444,7 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
         w.o[i] = 0;
     w.m[0] = w.m[1] = -INFINITY;
     w.l[0] = w.l[1] = 0;
-    flash_bar_wait(sh.q_full(), 0);
+    bar_wait(sh.q_full(), 0);
     wg_attend<C>(w, maps, sh, sh.q() + warp / 4 * 64 * 128, g, a);
     if (C::KW > 1) {
         wg_merge<C>(w, (float *)(wg_shared + C::Q_BYTES), a.scale);

@@ -5,6 +5,7 @@
  * block an SM, and so large that no other of these kernels fits beside it: where successors could
  * start early, two of their blocks shared an SM that was done first while other SMs had none, which
  * cost more than the early start gained. */
+#include "kernels/cuda/bar_ptx.cuh"
 #include "kernels/cuda/gemv_job.cuh"
 
 enum {
@@ -15,27 +16,12 @@ enum {
 };
 
 #if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ uint32_t smem_at(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-__device__ __forceinline__ void bar_wait(uint64_t *bar, uint32_t phase)
-{
-    asm volatile("{\n\t.reg .pred p;\n"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n\t"
-                 "@!p bra again;\n\t}" ::"r"(smem_at(bar)),
-                 "r"(phase)
-                 : "memory");
-}
-
 /* One thread: barriers for one arrival, as bulk copies see them too. */
 __device__ __forceinline__ void bar_open(uint64_t (&bar)[ROW_DEPTH])
 {
     for (int i = 0; i < ROW_DEPTH; i++)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(smem_at(&bar[i])));
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        bar_init(smem_address(&bar[i]), 1);
+    bar_init_done();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
@@ -43,12 +29,10 @@ __device__ __forceinline__ void bar_open(uint64_t (&bar)[ROW_DEPTH])
 __device__ __forceinline__ void bulk_copy(void *to, const void *from, int n, uint64_t *bar,
                                           uint64_t policy)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_at(bar)),
-                 "r"(n)
-                 : "memory");
+    bar_expect(smem_address(bar), n);
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_at(to)),
-                 "l"(__cvta_generic_to_global(from)), "r"(n), "r"(smem_at(bar)), "l"(policy)
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(n), "r"(smem_address(bar)), "l"(policy)
                  : "memory");
 }
 
@@ -177,12 +161,12 @@ __global__ void __launch_bounds__(ROW_WARPS * 32, 2)
     }
     __syncthreads();
     int slot = 0;
-    uint32_t phase = 0;
+    int phase = 0;
     for (int unit = warp; unit < s.n_unit; unit += ROW_WARPS) {
         float acc[4] = {};
         for (int at = 0; at < row_bytes; at += ROW_STAGE) {
             char *w = ring + slot * ROW_STAGE;
-            bar_wait(&full[warp][slot], phase);
+            bar_wait(smem_address(&full[warp][slot]), phase);
             dot_stage(acc, w, x + at, row_bytes - at);
             __syncwarp();
             stream_fetch<GATED>(s, job, w, &full[warp][slot], policy);
