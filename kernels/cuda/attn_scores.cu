@@ -133,10 +133,10 @@ static void rows_start(sq_backend *be, rows_args *a, const int32_t *row, int n_s
 template <class T>
 static void rows_pick(sq_backend *be, rows_args *a, const int32_t *row, int n_seq)
 {
-    auto start = !cuda_aligned(a->k, 16)      ? rows_start<T, 32, false>
-                 : a->head_dim <= 64   ? rows_start<T, 8, true>
-                 : a->head_dim <= 128  ? rows_start<T, 16, true>
-                                       : rows_start<T, 32, true>;
+    auto start = !cuda_aligned(a->k, 16) ? rows_start<T, 32, false>
+                 : a->head_dim <= 64     ? rows_start<T, 8, true>
+                 : a->head_dim <= 128    ? rows_start<T, 16, true>
+                                         : rows_start<T, 32, true>;
     start(be, a, row, n_seq);
 }
 
@@ -145,7 +145,7 @@ void cuda_attn_rows(sq_backend *be, sq_tensor *score, const sq_tensor *q, const 
 {
     if (be->err.code || n_row <= 0) return;
     int n_seq = d->n_seq > 0 ? d->n_seq : 1;
-    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || n_seq > 65535 ||
+    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || n_seq > CUDA_GRID_YZ ||
         !dtype_is_float(q->dtype)) {
         cuda_refuse(be, "attn_rows", "heads over 256 values, or the type of q");
         return;
@@ -419,7 +419,7 @@ template <class T> static void means_start(sq_backend *be, means_args *a, int n_
         cuda_refuse(be, "attn_means", "too many tokens");
         return;
     }
-    if (fit > 32768) fit = 32768;
+    if (fit > CUDA_GRID_YZ) fit = CUDA_GRID_YZ;
     cuda_allow_smem(be, "attn_means", attn_means_kernel<T>, MEANS_SMEM);
     for (int at = 0; at < n_seq; at += (int)fit) {
         unsigned now = n_seq - at < (int)fit ? n_seq - at : (unsigned)fit;

@@ -140,8 +140,8 @@ __device__ void rotate_new(step_shared<C, G, DIM> &sh, const step_args &a, const
                 to[at1] = k1;
             }
         } else {
-            sh.q[g][at0] = y0 * (a.scale * 1.44269504f);
-            sh.q[g][at1] = y1 * (a.scale * 1.44269504f);
+            sh.q[g][at0] = y0 * (a.scale * LOG2_E);
+            sh.q[g][at1] = y1 * (a.scale * LOG2_E);
         }
     }
     for (int c = threadIdx.x; w.own && c < a.head_dim; c += STEP_THREADS) {
@@ -487,7 +487,7 @@ static bool step_accepts(const sq_tensor *q, const sq_tensor *k, const sq_tensor
     for (int i = 0; i < s->n_seq; i++)
         if (s->k[i]->dtype != s->k[0]->dtype || s->v[i]->dtype != s->k[0]->dtype) return false;
     return s->n_seq <= SQ_STEP_MAX && d->head_dim % 8 == 0 && d->head_dim <= STEP_MAX_DIM &&
-           (int64_t)d->n_head <= 65535 && dtype_is_float(q->dtype) && k->dtype == q->dtype &&
+           d->n_head <= CUDA_GRID_YZ && dtype_is_float(q->dtype) && k->dtype == q->dtype &&
            v->dtype == q->dtype && dtype_is_float(out->dtype);
 }
 

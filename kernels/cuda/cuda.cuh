@@ -37,6 +37,9 @@ enum : size_t {
     CUDA_PLAIN_SMEM = (size_t)48 << 10 /* shared memory that every kernel may ask for */
 };
 
+constexpr int CUDA_GRID_YZ = 65535;   /* most blocks along y and z */
+constexpr float LOG2_E = 1.44269504f; /* e^x = 2^(LOG2_E x) */
+
 static inline cuda_priv *cuda_of(sq_backend *be)
 {
     return (cuda_priv *)be->priv;

@@ -374,7 +374,7 @@ __device__ __forceinline__ void flash_take(flash_rows<C> &w, flash_scores_t<C> &
     flash_values<C, MASKED>(w, s, v, k0, seen);
 }
 
-/* scale is multiplied with log2(e), own is T's dtype. */
+/* scale is multiplied with LOG2_E, own is T's dtype. */
 template <class C>
 static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     flash_mma_kernel(flash_args a, sq_dtype own)
@@ -488,7 +488,7 @@ template <class T> static bool flash_direct(sq_backend *be, const flash_args &a,
 
 template <class T> static bool flash_mma(sq_backend *be, flash_args a, sq_dtype own)
 {
-    a.scale *= 1.44269504f; /* log2(e) */
+    a.scale *= LOG2_E;
     if (a.wide && a.kv_type == own) return flash_direct<T>(be, a, own);
     if (a.head_dim <= 64) return flash_start<flash_config<T, 64, 1, 2, 32, false>>(be, a, own);
     if (a.head_dim <= 128) return flash_start<flash_config<T, 128, 1, 2, 32, false>>(be, a, own);

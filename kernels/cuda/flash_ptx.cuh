@@ -1,4 +1,4 @@
-/* What flash_wgmma.cu needs of compute capability 9.0, as PTX: tensor copies and asynchronous matrix
+/* What flash_wgmma.cu needs of compute capability 9.0, as PTX: tensor copies and asynchronous
  * products. Addresses are those of shared memory. */
 #ifndef SQ_FLASH_PTX_CUH
 #define SQ_FLASH_PTX_CUH

@@ -410,7 +410,7 @@ template <class C> __device__ __forceinline__ wg_work wg_find(const flash_args &
     return g;
 }
 
-/* scale is multiplied with log2(e). */
+/* scale is multiplied with LOG2_E. */
 template <class C>
 static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     flash_wgmma_kernel(const __grid_constant__ wg_maps maps, const __grid_constant__ flash_args a)
@@ -480,8 +480,8 @@ bool cuda_flash_wgmma(sq_backend *be, flash_args a)
 {
     const int64_t wide = (int64_t)((a.n_q + 127) / 128) * a.n_head * a.n_seq;
     const int n_sm = cuda_of(be)->n_sm;
-    a.scale *= 1.44269504f; /* log2(e) */
-    if (a.n_seq > 65535 || a.n_q / 64 >= 65535) return false;
+    a.scale *= LOG2_E;
+    if (a.n_seq > CUDA_GRID_YZ || a.n_q / 64 >= CUDA_GRID_YZ) return false;
     if (a.head_dim == 64)
         return wide >= 2 * n_sm ? wg_start<wg_config<64, 2, 1, 64, 4, 2>>(be, a)
                                 : wg_start<wg_config<64, 1, 2, 64, 3, 2>>(be, a);

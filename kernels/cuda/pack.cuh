@@ -10,6 +10,9 @@ static inline bool cuda_aligned(const void *p, size_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
+/* Of kernels that go value by value: a block's threads, and its values where a thread has 8. */
+enum { VALUE_THREADS = 256, VALUE_BLOCK = 8 * VALUE_THREADS };
+
 /* Blocks of `per_block` that cover n. */
 static inline unsigned cuda_blocks(int64_t n, int64_t per_block)
 {
