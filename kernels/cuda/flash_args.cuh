@@ -5,6 +5,7 @@
 #include "kernels/cuda/pack.cuh"
 
 #include <cuda.h>
+#include <math.h>
 
 /* Without a mask pos0 is n_kv, so that every query sees all keys; without a window it is INT_MAX.
  */
@@ -74,6 +75,13 @@ __device__ __forceinline__ flash_place flash_find(const flash_args &a, int block
     int head = block % a.n_head, rest = block / a.n_head;
     return flash_place_of(a, head, head / (a.n_head / a.n_head_kv), rest % a.n_tile,
                           rest / a.n_tile, rows);
+}
+
+/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
+ * the same number every time, or sums drift. */
+__device__ __forceinline__ float flash_base(float max, float scale)
+{
+    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
 }
 
 /* Elements at .. at + 7 of a tensor. */

@@ -186,13 +186,6 @@ __device__ __forceinline__ void flash_mask(flash_scores_t<C> &s, int first, int 
     }
 }
 
-/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
- * the same number every time, or sums drift. */
-__device__ __forceinline__ float flash_base(float max, float scale)
-{
-    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
-}
-
 /* s becomes p = 2^(scale s - base), and what the rows hold is brought to the new base. The largest
  * score may pass NaN by: p is NaN where s is. */
 template <class C>

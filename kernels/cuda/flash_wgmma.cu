@@ -140,13 +140,6 @@ __device__ __forceinline__ void wg_mask(float (&s)[N / 2], int row, int k0, cons
     }
 }
 
-/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
- * the same number every time, or sums drift. */
-__device__ __forceinline__ float wg_base(float max, float scale)
-{
-    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
-}
-
 /* s becomes p = 2^(scale s - base); keep is what the rows so far must be multiplied with. The
  * largest score may pass NaN by: p is NaN where s is. Four sums each, so that none waits long. */
 template <class C, int N>
@@ -165,7 +158,7 @@ __device__ __forceinline__ void wg_softmax(float (&s)[N / 2], wg_rows<C> &w, flo
         float all = fmaxf(fmaxf(max[0], max[1]), fmaxf(max[2], max[3]));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 1));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 2));
-        base[r] = wg_base(all, scale);
+        base[r] = flash_base(all, scale);
         keep[r] = exp2_fast(__fmul_rn(w.m[r], scale) - base[r]);
         w.m[r] = all;
     }
@@ -300,7 +293,7 @@ __device__ __forceinline__ void wg_merge(wg_rows<C> &w, float *x, float scale)
     float keep[2], keep2[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float m2 = part[(C::D / 2 + r) * HALF], base = wg_base(fmaxf(w.m[r], m2), scale);
+        float m2 = part[(C::D / 2 + r) * HALF], base = flash_base(fmaxf(w.m[r], m2), scale);
         keep[r] = exp2_fast(__fmul_rn(w.m[r], scale) - base);
         keep2[r] = exp2_fast(__fmul_rn(m2, scale) - base);
         w.l[r] = w.l[r] * keep[r] + part[(C::D / 2 + 2 + r) * HALF] * keep2[r];
