@@ -74,10 +74,10 @@ typedef struct sparse_rows {
 } sparse_rows;
 
 typedef struct sq_ops {
-    /* y[n_view*n_patch, 3*p*p] a = patches of x: row-major over patches; within a row channel, then
-     * row, then column, as a convolution kernel [out,3,p,p] is laid out. x is f32
-     * [n_view,3,side,side], or u8 [n_view,side,side,3] and its value v of channel c stands for
-     * level[c,v] (f32 [3,256]; else level is NULL). p divides side. */
+    /* y[n_view*n_patch, 3*p*p or more] a = patches of x: row-major over patches; within a row
+     * channel, then row, then column, as a convolution kernel [out,3,p,p] is laid out, then zeros.
+     * x is f32 [n_view,3,side,side], or u8 [n_view,side,side,3] and its value v of channel c stands
+     * for level[c,v] (f32 [3,256]; else level is NULL). p divides side. */
     void (*patchify)(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_tensor *level,
                      int patch);
 

@@ -1,6 +1,12 @@
 #include "models/model_upload.h"
 
-enum { UPLOAD_ALIGN = 256, UPLOAD_CHUNK = 1 << 24 /* elements */ };
+#include <stdlib.h>
+
+enum {
+    UPLOAD_ALIGN = 256,
+    UPLOAD_CHUNK = 1 << 24, /* elements */
+    ROW_UNIT = 8            /* elements: fast products want rows of whole 16 bytes */
+};
 
 /* One walk over the weights measures them, a second one copies them. */
 typedef struct uploader {
@@ -8,6 +14,7 @@ typedef struct uploader {
     unsigned char *block; /* NULL: only measure */
     size_t used;
     void *raw; /* a chunk in the file's type, on its way to be converted */
+    bool no_memory; /* on the host */
 } uploader;
 
 static void copy_converted(uploader *u, void *dst, sq_dtype to, const sq_tensor *t)
@@ -53,11 +60,33 @@ static void put_matrices(uploader *u, sq_tensor *const t[], int n)
         put(u, t[i], u->be->act);
 }
 
+/* A matrix with zeros behind each row up to a whole number of units. */
+static void put_padded(uploader *u, sq_tensor *t)
+{
+    int64_t in = t->shape[1], wide = (in + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT;
+    sq_tensor there = tensor_2d(t->data, SQ_DTYPE_F32, t->shape[0], wide);
+    float *rows = NULL;
+    if (!tensor_is_set(t) || wide == in) {
+        put_matrices(u, &t, 1);
+        return;
+    }
+    if (u->block) {
+        there.data = rows = calloc((size_t)t->shape[0], (size_t)wide * sizeof *rows);
+        u->no_memory = u->no_memory || !rows;
+        for (int64_t i = 0; rows && i < t->shape[0]; i++)
+            convert_to_f32(rows + i * wide,
+                           (const char *)t->data + dtype_row_bytes(t->dtype, in * i), t->dtype, in);
+    }
+    put(u, &there, u->be->act);
+    if (rows) *t = there;
+    free(rows);
+}
+
 static void put_vit(uploader *u, vit_model *v)
 {
     put_vectors(u, (sq_tensor *[]){&v->class_embd, &v->patch_b, &v->pos_embd, &v->pre_ln_w,
                                    &v->pre_ln_b}, 5);
-    put_matrices(u, (sq_tensor *[]){&v->patch_w}, 1);
+    put_padded(u, &v->patch_w);
     for (int i = 0; v->layer && i < v->cfg.n_loaded; i++) {
         vit_layer *l = &v->layer[i];
         put_matrices(u, (sq_tensor *[]){&l->q_w, &l->k_w, &l->v_w, &l->o_w, &l->fc1_w, &l->fc2_w},
@@ -109,6 +138,7 @@ int model_upload(model *m, sq_backend *be, void **block, sq_error *err)
     }
     if (copy.raw) mem->free(mem->user, copy.raw);
     if (be->err.code) return error_set(err, be->err.code, "%s", be->err.text);
+    if (copy.no_memory) return error_set(err, SQ_E_NOMEM, "%s: out of memory", m->path);
     if (*block) return SQ_OK;
     return error_set(err, SQ_E_NOMEM, "%s: %s has no room for %.1f GB of weights", m->path,
                      be->name, (double)measure.used / 1e9);

@@ -1,6 +1,7 @@
 /* Matrix products through cuBLASLt. Row-major y = x w^T is column-major Y = W^T X, so that w is the
- * transposed left operand. Which of cuBLASLt's algorithms is fastest for a shape is measured when
- * the shape is first met; plans are kept in a small set-associative cache. */
+ * transposed left operand. cuBLASLt's first choice of an algorithm is taken: timing its candidates
+ * one by one chose slower ones for whole passes, and other sums at every start. Plans are kept in a
+ * small set-associative cache. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/pack.cuh"
 
@@ -10,13 +11,9 @@
 enum {
     N_SET = 64,
     N_WAY = 8,       /* plans of one hash */
-    N_CANDIDATE = 12,
-    MAX_RUNS = 5,    /* timed runs of a candidate */
     N_ROW_THREAD = 2 /* rows that a thread of the bias kernel handles */
 };
-static const size_t WORKSPACE = (size_t)64 << 20; /* larger than L2: reading it also clears that */
-static const double TUNE_FROM = 1e8; /* multiplications below which the first candidate will do */
-static const float SLOW_MS = 2.0f;
+static const size_t WORKSPACE = (size_t)32 << 20; /* what cuBLAS takes on Hopper */
 
 struct gemm_key { /* no padding: compared as bytes */
     int64_t out, n, in, batch;
@@ -31,14 +28,12 @@ struct gemm_plan {
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
     bool usable; /* cuBLASLt has an algorithm */
-    bool tuned;
     int64_t used;
 };
 
 struct cuda_gemm {
     cublasLtHandle_t lt;
     void *workspace;
-    cudaEvent_t event[2 * MAX_RUNS];
     gemm_plan plan[N_SET][N_WAY];
     int64_t turn;
 };
@@ -57,10 +52,9 @@ int cuda_gemm_open(sq_backend *be, sq_error *err)
     cublasStatus_t st = cublasLtCreate(&g->lt);
     if (st) return error_set(err, SQ_E_BACKEND, "cuda: cuBLASLt: %s", cublasLtGetStatusString(st));
     cudaError_t rc = cudaMalloc(&g->workspace, WORKSPACE);
-    if (!rc) rc = cudaMemsetAsync(g->workspace, 0, WORKSPACE, cuda_of(be)->stream);
-    for (int i = 0; i < 2 * MAX_RUNS && !rc; i++)
-        rc = cudaEventCreate(&g->event[i]);
-    if (rc) return error_set(err, SQ_E_BACKEND, "cuda: cuBLASLt: %s", cudaGetErrorString(rc));
+    if (rc)
+        return error_set(err, rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND,
+                         "cuda: cuBLASLt: %s", cudaGetErrorString(rc));
     return SQ_OK;
 }
 
@@ -79,8 +73,6 @@ void cuda_gemm_close(sq_backend *be)
     if (!g) return;
     for (int i = 0; i < N_SET * N_WAY; i++)
         plan_clear(&g->plan[0][0] + i);
-    for (cudaEvent_t e : g->event)
-        if (e) cudaEventDestroy(e);
     cudaFree(g->workspace);
     if (g->lt) cublasLtDestroy(g->lt);
     free(g);
@@ -139,15 +131,15 @@ static bool prefer(cublasLtMatmulPreference_t pref, cublasLtMatmulPreferenceAttr
     return !cublasLtMatmulPreferenceSetAttribute(pref, what, &value, sizeof value);
 }
 
-/* cuBLASLt's candidates, the likely best first. */
-static int candidates(const cuda_gemm *g, const gemm_plan *p,
-                      cublasLtMatmulHeuristicResult_t *list)
+/* False when cuBLASLt has no algorithm for it. */
+static bool plan_choose(const cuda_gemm *g, gemm_plan *p)
 {
     const gemm_key *k = &p->key;
     cublasLtMatmulPreference_t pref = NULL;
+    cublasLtMatmulHeuristicResult_t found = {};
     uint64_t most = WORKSPACE;
     int n = 0;
-    if (cublasLtMatmulPreferenceCreate(&pref)) return 0;
+    if (cublasLtMatmulPreferenceCreate(&pref)) return false;
     bool ok =
         !cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
                                               sizeof most) &&
@@ -156,20 +148,15 @@ static int candidates(const cuda_gemm *g, const gemm_plan *p,
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)k->align_w) &&
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)k->align_x) &&
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)k->align_y) &&
-        prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)k->align_y);
-    if (!ok || cublasLtMatmulAlgoGetHeuristic(g->lt, p->op, p->w, p->x, p->y, p->y, pref,
-                                              N_CANDIDATE, list, &n))
-        n = 0;
+        prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)k->align_y) &&
+        !cublasLtMatmulAlgoGetHeuristic(g->lt, p->op, p->w, p->x, p->y, p->y, pref, 1, &found, &n);
     cublasLtMatmulPreferenceDestroy(pref);
-    int good = 0;
-    for (int i = 0; i < n; i++)
-        if (!list[i].state && list[i].workspaceSize <= WORKSPACE) list[good++] = list[i];
-    return good;
+    p->algo = found.algo;
+    return ok && n == 1 && !found.state && found.workspaceSize <= WORKSPACE;
 }
 
-/* D = W^T X, or C + W^T X when adding; C is what y holds. */
-static cublasStatus_t plan_run(sq_backend *be, gemm_plan *p, const product *c, void *d,
-                               const cublasLtMatmulAlgo_t *algo)
+/* Y = W^T X, or Y + W^T X when adding. */
+static cublasStatus_t plan_run(sq_backend *be, gemm_plan *p, const product *c)
 {
     cuda_gemm *g = cuda_of(be)->gemm;
     const float one = 1, beta = p->key.add ? 1 : 0;
@@ -179,129 +166,8 @@ static cublasStatus_t plan_run(sq_backend *be, gemm_plan *p, const product *c, v
                                             sizeof c->b);
     if (st) return st;
     be->count.launches++;
-    return cublasLtMatmul(g->lt, p->op, &one, c->w, p->w, c->x, p->x, &beta, p->key.add ? c->y : d,
-                          p->y, d, p->y, algo, g->workspace, WORKSPACE, cuda_of(be)->stream);
-}
-
-/* ---- choosing an algorithm ---- */
-
-/* Fills L2 with clean lines of something else, as the weights of other layers do. */
-static __global__ void sweep_kernel(uint4 *p, size_t n)
-{
-    uint32_t all = 0;
-    cuda_wait();
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x)
-        all |= p[i].x ^ p[i].y ^ p[i].z ^ p[i].w;
-    if (all == 0x9e3779b9u) p[0].x = all; /* so that the loads are not dropped */
-}
-
-/* Shortest of some runs in milliseconds; negative when the algorithm cannot run. */
-static float algo_time(sq_backend *be, gemm_plan *p, const product *c, void *d,
-                       const cublasLtMatmulAlgo_t *algo, int runs)
-{
-    cuda_gemm *g = cuda_of(be)->gemm;
-    cudaStream_t stream = cuda_of(be)->stream;
-    float best = -1;
-    for (int r = 0; r < runs; r++) {
-        cuda_launch(be, c->op, sweep_kernel, dim3((unsigned)cuda_of(be)->n_sm * 4), dim3(256), 0,
-                    (uint4 *)g->workspace, WORKSPACE / sizeof(uint4));
-        cuda_failed(be, c->op, cudaEventRecord(g->event[2 * r], stream));
-        if (plan_run(be, p, c, d, algo)) {
-            (void)cudaGetLastError();
-            return -1;
-        }
-        cuda_failed(be, c->op, cudaEventRecord(g->event[2 * r + 1], stream));
-    }
-    be->count.syncs++;
-    cuda_failed(be, c->op, cudaEventSynchronize(g->event[2 * runs - 1]));
-    for (int r = 0; r < runs && !be->err.code; r++) {
-        float ms = 0;
-        cuda_failed(be, c->op, cudaEventElapsedTime(&ms, g->event[2 * r], g->event[2 * r + 1]));
-        if (best < 0 || ms < best) best = ms;
-    }
-    return be->err.code ? -1 : best;
-}
-
-/* Times candidates into d. Slow ones and clear losers get fewer runs. False when none can run. */
-static bool plan_time(sq_backend *be, gemm_plan *p, const product *c, void *d,
-                      const cublasLtMatmulHeuristicResult_t *list, int n)
-{
-    float best = -1;
-    for (int i = 0; i < n && !be->err.code; i++) {
-        const cublasLtMatmulAlgo_t *algo = &list[i].algo;
-        float ms = algo_time(be, p, c, d, algo, 1); /* the first run also loads the kernel */
-        if (ms < 0) continue;
-        if (ms < SLOW_MS) ms = algo_time(be, p, c, d, algo, 2);
-        if (ms >= 0 && ms < SLOW_MS && (best < 0 || ms < 1.1f * best)) {
-            float again = algo_time(be, p, c, d, algo, MAX_RUNS);
-            ms = again >= 0 && again < ms ? again : ms;
-        }
-        if (ms < 0 || (best >= 0 && ms >= best)) continue;
-        best = ms;
-        p->algo = *algo;
-    }
-    return best >= 0;
-}
-
-/* Rows in the same bucket share an algorithm: prompts differ by a few tokens each. */
-static int64_t row_bucket(int64_t n)
-{
-    return n <= 64 ? (n + 15) / 16 : 4 + (n + 63) / 64;
-}
-
-/* Takes over what was measured for nearly as many rows. */
-static bool plan_borrow(cuda_gemm *g, gemm_plan *p)
-{
-    for (int i = 0; i < N_SET * N_WAY; i++) {
-        const gemm_plan *q = &g->plan[0][0] + i;
-        cublasLtMatmulHeuristicResult_t found;
-        gemm_key k = p->key;
-        k.n = q->key.n;
-        k.step_y = q->key.step_y; /* depends on n */
-        if (q == p || !q->op || !q->tuned || !q->usable || memcmp(&k, &q->key, sizeof k) != 0 ||
-            row_bucket(k.n) != row_bucket(p->key.n) ||
-            cublasLtMatmulAlgoCheck(g->lt, p->op, p->w, p->x, p->y, p->y, &q->algo, &found) ||
-            found.workspaceSize > WORKSPACE)
-            continue;
-        p->algo = q->algo;
-        return p->usable = p->tuned = true;
-    }
-    return false;
-}
-
-/* Where timed products go: y itself unless its contents matter. NULL when memory is out. */
-static void *timing_target(const product *c, void **temporary)
-{
-    *temporary = NULL;
-    if (!c->key.add) return c->y;
-    size_t bytes = (size_t)((c->key.batch - 1) * c->key.step_y + c->key.out * c->key.n);
-    if (cudaMalloc(temporary, bytes * (c->key.y_type == SQ_DTYPE_F32 ? 4 : 2)) != cudaSuccess) {
-        (void)cudaGetLastError();
-        *temporary = NULL;
-    }
-    return *temporary;
-}
-
-static void plan_choose(sq_backend *be, gemm_plan *p, const product *c)
-{
-    cuda_gemm *g = cuda_of(be)->gemm;
-    cublasLtMatmulHeuristicResult_t list[N_CANDIDATE];
-    const gemm_key *k = &p->key;
-    if (plan_borrow(g, p)) return;
-    int n = candidates(g, p, list);
-    p->usable = n > 0;
-    if (n) p->algo = list[0].algo;
-    double work = (double)k->out * (double)k->n * (double)k->in * (double)k->batch;
-    p->tuned = n < 2 || work < TUNE_FROM;
-    if (p->tuned || cuda_of(be)->recording) return;
-    void *temporary, *d = timing_target(c, &temporary);
-    if (d) p->usable = plan_time(be, p, c, d, list, n);
-    if (temporary) {
-        be->count.syncs++;
-        cudaFree(temporary);
-    }
-    p->tuned = true;
+    return cublasLtMatmul(g->lt, p->op, &one, c->w, p->w, c->x, p->x, &beta, c->y, p->y, c->y, p->y,
+                          &p->algo, g->workspace, WORKSPACE, cuda_of(be)->stream);
 }
 
 static uint64_t key_hash(const gemm_key *k)
@@ -330,9 +196,8 @@ static gemm_plan *plan_for(sq_backend *be, const product *c)
             plan_clear(p);
             return NULL;
         }
-        plan_choose(be, p, c);
-    } else if (!p->tuned && !cuda_of(be)->recording)
-        plan_choose(be, p, c);
+        p->usable = plan_choose(g, p);
+    }
     p->used = ++g->turn;
     return p->usable ? p : NULL;
 }
@@ -343,7 +208,7 @@ static bool product_run(sq_backend *be, const product *c)
     gemm_plan *p = plan_for(be, c);
     if (!p) return false;
     if (be->err.code) return true;
-    cublasStatus_t st = plan_run(be, p, c, c->y, &p->algo);
+    cublasStatus_t st = plan_run(be, p, c);
     if (st)
         error_set(&be->err, SQ_E_BACKEND, "cuda: %s, layer %d: cuBLASLt: %s", c->op, be->layer,
                   cublasLtGetStatusString(st));
@@ -362,7 +227,12 @@ struct bias_job {
     sq_act act;
 };
 
-/* y = act(y + b) in place: a thread keeps its columns' bias for several rows. */
+template <class T, int N> struct alignas(N * sizeof(T)) row_piece {
+    T v[N];
+};
+
+/* y = act(y + b) in place: a thread keeps its columns' bias for several rows, which it loads before
+ * it stores one. */
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(256) bias_kernel(const __grid_constant__ bias_job job)
 {
@@ -377,24 +247,25 @@ __global__ void __launch_bounds__(256) bias_kernel(const __grid_constant__ bias_
             bias[i] = load_any(b, job.part[blockIdx.z].b_type, col + i);
     cuda_wait();
     if (col >= job.out) return;
-    for (int64_t r = blockIdx.y * 8 + threadIdx.y; r < job.n; r += gridDim.y * 8) {
-        alignas(16) T v[N];
-        float f[N];
-        if (WIDE)
-            *(uint4 *)v = *(const uint4 *)(y + r * job.out);
-        else
-            v[0] = y[r * job.out];
+    for (int64_t r = blockIdx.y * 8 * N_ROW_THREAD + threadIdx.y; r < job.n;
+         r += gridDim.y * 8 * N_ROW_THREAD) {
+        row_piece<T, N> p[N_ROW_THREAD];
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            f[i] = to_f32(v[i]) + bias[i];
-        act_all<sizeof(T) == 2>(f, job.act);
+        for (int k = 0; k < N_ROW_THREAD; k++)
+            if (r + k * 8 < job.n) p[k] = *(const row_piece<T, N> *)(y + (r + k * 8) * job.out);
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            v[i] = from_f32<T>(f[i]);
-        if (WIDE)
-            *(uint4 *)(y + r * job.out) = *(const uint4 *)v;
-        else
-            y[r * job.out] = v[0];
+        for (int k = 0; k < N_ROW_THREAD; k++) {
+            float f[N];
+            if (r + k * 8 >= job.n) break;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                f[i] = to_f32(p[k].v[i]) + bias[i];
+            act_all<sizeof(T) == 2>(f, job.act);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                p[k].v[i] = from_f32<T>(f[i]);
+            *(row_piece<T, N> *)(y + (r + k * 8) * job.out) = p[k];
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-/* Regions as CUDA graphs. The first time a key is seen its ops run one by one (products choose
- * their algorithms then); the second time they are recorded, and from then on replayed. */
+/* Regions as CUDA graphs. The first time a key is seen its ops run one by one: many regions, such
+ * as a prompt of some length, never come again. The second time they are recorded, and from then on
+ * replayed. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <stdlib.h>
@@ -74,7 +75,7 @@ static void region_record(sq_backend *be, region *r, void (*fn)(void *), void *u
     if (!cuda_failed(be, "record", rc) && !be->err.code)
         cuda_failed(be, "record", cudaGraphInstantiate(&r->graph, graph, 0));
     if (graph) cudaGraphDestroy(graph);
-    be->count.graphs++;
+    if (r->graph) be->count.graphs++;
 }
 
 void cuda_region(sq_backend *be, const void *key, size_t key_size, void (*fn)(void *), void *user)

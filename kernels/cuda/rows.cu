@@ -11,20 +11,22 @@ enum { ROW_THREADS = 128, ARGMAX_THREADS = 1024, ARGMAX_DEPTH = 8 };
 
 /* One patch a block. */
 template <class T, bool BYTES>
-__global__ __launch_bounds__(ROW_THREADS) void patch_rows(T *y, const void *x, const float *level,
-                                                          int side, int patch)
+__global__ __launch_bounds__(ROW_THREADS) void patch_rows(T *y, int cols, const void *x,
+                                                          const float *level, int side, int patch)
 {
     int grid = side / patch, area = patch * patch;
     int view = blockIdx.x / (grid * grid), cell = blockIdx.x - view * grid * grid;
     int top = cell / grid * patch, left = cell % grid * patch;
     int64_t first = (int64_t)view * 3 * side * side;
-    T *to = y + (int64_t)blockIdx.x * 3 * area;
+    T *to = y + (int64_t)blockIdx.x * cols;
     cuda_release();
     cuda_wait();
-    for (int k = threadIdx.x; k < 3 * area; k += ROW_THREADS) {
+    for (int k = threadIdx.x; k < cols; k += ROW_THREADS) {
         int c = k / area, i = k - c * area, row = top + i / patch, col = left + i % patch;
         float v;
-        if (BYTES) {
+        if (c > 2) {
+            v = 0;
+        } else if (BYTES) {
             int64_t at = first + ((int64_t)row * side + col) * 3 + c;
             v = level[c * 256 + ((const unsigned char *)x)[at]];
         } else {
@@ -46,8 +48,9 @@ void cuda_patchify(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_te
         with_type(y->dtype, [&](auto t) {
             using type = decltype(t);
             cuda_launch(be, "patchify", bytes ? patch_rows<type, true> : patch_rows<type, false>,
-                        dim3((unsigned)n), ROW_THREADS, 0, (type *)y->data, (const void *)x->data,
-                        bytes ? (const float *)level->data : NULL, side, patch);
+                        dim3((unsigned)n), ROW_THREADS, 0, (type *)y->data, (int)y->shape[1],
+                        (const void *)x->data, bytes ? (const float *)level->data : NULL, side,
+                        patch);
         });
     if (!known) cuda_refuse(be, "patchify", "types");
 }

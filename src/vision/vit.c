@@ -57,7 +57,7 @@ static int run_alloc(vit_run *r, sq_error *err)
     r->k = tensor_rows(&qkv, n, n);
     r->v = tensor_rows(&qkv, 2 * n, n);
     r->ffn = new_act(r, n, c->ffn_dim);
-    r->patch = new_act(r, n_view * n_patch, 3 * c->patch_size * c->patch_size);
+    r->patch = new_act(r, n_view * n_patch, r->m->patch_w.shape[1]);
     r->cls = new_f32(dev, 1, c->dim);
     r->rows = new_f32(dev, n_row * n_view, c->n_head * r->n_tok);
     r->logits = new_f32(dev, n_view * c->n_head, r->n_tok);

@@ -285,11 +285,24 @@ static void patchify_bands_swapped(sq_backend *be, sq_tensor *y, const sq_tensor
     int64_t plane = (int64_t)patch * patch;
     for (int64_t i = 0; i < y->shape[0]; i++)
         for (int64_t k = 0; k < plane; k++) {
-            float *row = v + i * 3 * plane, red = row[k];
+            float *row = v + i * y->shape[1], red = row[k];
             row[k] = row[2 * plane + k];
             row[2 * plane + k] = red;
         }
     oc_put_back(be, y, v);
+}
+
+/* The columns behind the patch keep what was there. */
+static void patchify_no_zeros(sq_backend *be, sq_tensor *y, const sq_tensor *x,
+                              const sq_tensor *level, int patch)
+{
+    float *old = oc_fetch(be, y);
+    be->ops.patchify(be, y, x, level, patch);
+    float *v = oc_fetch(be, y);
+    for (int64_t i = 0; i < tensor_count(y); i++)
+        if (i % y->shape[1] >= 3 * patch * patch) v[i] = old[i];
+    oc_put_back(be, y, v);
+    free(old);
 }
 
 /* Every view is the first one. */
@@ -681,6 +694,7 @@ static const oc_fault faults[] = {
     {"f16 ties rounded up", "rope_append", {.rope_append = rope_ties_up}, true},
     {"next row", "embed", {.embed = embed_next_row}},
     {"red and blue swapped", "patchify", {.patchify = patchify_bands_swapped}},
+    {"no zeros behind it", "patchify", {.patchify = patchify_no_zeros}},
     {"first view for all", "patchify", {.patchify = patchify_one_view}},
     {"levels of red for all", "patchify", {.patchify = patchify_one_level}},
     {"gate and up swapped", "silu_mul", {.silu_mul = silu_mul_no_gate}},

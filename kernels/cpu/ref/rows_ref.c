@@ -25,14 +25,17 @@ void patchify_ref(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_ten
                   int patch)
 {
     (void)be;
-    int64_t grid = x->shape[2] / patch;
+    int64_t grid = x->shape[2] / patch, rest = y->shape[1] - 3 * patch * patch;
     float *to = y->data;
     for (int64_t view = 0; view < x->shape[0]; view++)
-        for (int64_t g = 0; g < grid * grid; g++)
+        for (int64_t g = 0; g < grid * grid; g++) {
             for (int64_t c = 0; c < 3; c++)
                 for (int64_t r = 0; r < patch; r++, to += patch)
                     patch_line(to, x, level, view, c, g / grid * patch + r, g % grid * patch,
                                patch);
+            for (int64_t i = 0; i < rest; i++)
+                *to++ = 0;
+        }
 }
 
 void embed_ref(sq_backend *be, sq_tensor *y, const sq_tensor *w, const sq_tensor *ids)
