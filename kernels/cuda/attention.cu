@@ -157,7 +157,7 @@ static __device__ __forceinline__ void exact_write(exact_rows<C> &w, const flash
 #pragma unroll
         for (int c = 0; c < C::D / 16; c++) {
             int col = c / 4 * 64 + (int)threadIdx.x % 16 * 4 + c % 4;
-            if (col < a.head_dim) flash_store(a.out, a.out_type, to + col, w.o[i][c] / l);
+            if (col < a.head_dim) store_any(a.out, a.out_type, to + col, w.o[i][c] / l);
         }
     }
 }
@@ -218,45 +218,28 @@ static void attn_exact(sq_backend *be, const flash_args &a)
         exact_start<exact_config<256, 32, 32>>(be, a);
 }
 
-static bool is_float(sq_dtype t)
-{
-    return t == SQ_DTYPE_F32 || t == SQ_DTYPE_F16 || t == SQ_DTYPE_BF16;
-}
-
 /* NULL, or why there is no kernel for it. */
 static const char *attn_problem(const sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
                                 const sq_tensor *v, const attn_desc *d)
 {
     if (d->head_dim > 256 || d->head_dim % 8) return "head_dim is not a multiple of 8 up to 256";
     if (k->dtype != v->dtype) return "keys and values are of different types";
-    if (!is_float(out->dtype) || !is_float(q->dtype) || !is_float(k->dtype))
+    if (!dtype_is_float(out->dtype) || !dtype_is_float(q->dtype) || !dtype_is_float(k->dtype))
         return "type is not f32, f16 or bf16";
     int64_t n_seq = d->n_seq > 0 ? d->n_seq : 1;
     if (n_seq * d->n_head * (d->n_q / 32 + 1) > INT_MAX) return "too many sequences";
     return NULL;
 }
 
-static bool is_wide(const sq_tensor *t)
-{
-    return (uintptr_t)t->data % 16 == 0;
-}
-
 /* On tensor cores, or false. They find the largest score before they scale it. */
 static bool attn_fast(sq_backend *be, const flash_args &a)
 {
-    const int device = cuda_of(be)->device;
-    int smem = 0, major = 0, minor = 0;
-    cudaError_t rc =
-        cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (!rc) rc = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    if (!rc) rc = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    if (cuda_failed(be, "attn", rc)) return true;
     if (!(a.scale > 0) || a.q_type == SQ_DTYPE_F32) return false;
     const bool bf16 = a.q_type == SQ_DTYPE_BF16;
-    if (major == 9 && minor == 0 && a.wide && bf16 && a.kv_type == a.q_type &&
-        a.out_type == a.q_type && cuda_flash_wgmma_bf16(be, a))
+    if (cuda_of(be)->wgmma && a.wide && bf16 && a.kv_type == a.q_type && a.out_type == a.q_type &&
+        cuda_flash_wgmma(be, a))
         return true;
-    return bf16 ? cuda_flash_bf16(be, a, (size_t)smem) : cuda_flash_f16(be, a, (size_t)smem);
+    return bf16 ? cuda_flash_bf16(be, a) : cuda_flash_f16(be, a);
 }
 
 void cuda_attn(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tensor *k,
@@ -285,7 +268,8 @@ void cuda_attn(sq_backend *be, sq_tensor *out, const sq_tensor *q, const sq_tens
     a.pos0 = d->causal ? d->q_pos0 : d->n_kv;
     a.window = d->causal && d->window > 0 ? d->window : INT_MAX;
     a.backward = d->causal;
-    a.wide = is_wide(q) && is_wide(k) && is_wide(v) && is_wide(out);
+    a.wide = cuda_aligned(a.q, 16) && cuda_aligned(a.k, 16) && cuda_aligned(a.v, 16) &&
+             cuda_aligned(a.out, 16);
     a.scale = d->scale;
 
     if (!attn_fast(be, a)) attn_exact(be, a);

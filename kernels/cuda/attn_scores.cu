@@ -63,7 +63,7 @@ __device__ void rows_logits(float *p, const rows_args &a, int row, int low, int 
         if (base == low) /* after the first keys are on their way */
 #pragma unroll
             for (int e = 0; e < 8; e++)
-                q[e] = used ? value_get(a.q, a.q_type, q_at + e) : 0.0f;
+                q[e] = used ? load_any(a.q, a.q_type, q_at + e) : 0.0f;
 #pragma unroll
         for (int u = 0; u < U; u++) {
             float x[8], s = 0;
@@ -133,10 +133,10 @@ static void rows_start(sq_backend *be, rows_args *a, const int32_t *row, int n_s
 template <class T>
 static void rows_pick(sq_backend *be, rows_args *a, const int32_t *row, int n_seq)
 {
-    auto start = !raw8_wide(a->k)      ? rows_start<T, 32, false>
-                 : a->head_dim <= 64   ? rows_start<T, 8, true>
-                 : a->head_dim <= 128  ? rows_start<T, 16, true>
-                                       : rows_start<T, 32, true>;
+    auto start = !cuda_aligned(a->k, 16) ? rows_start<T, 32, false>
+                 : a->head_dim <= 64     ? rows_start<T, 8, true>
+                 : a->head_dim <= 128    ? rows_start<T, 16, true>
+                                         : rows_start<T, 32, true>;
     start(be, a, row, n_seq);
 }
 
@@ -145,8 +145,8 @@ void cuda_attn_rows(sq_backend *be, sq_tensor *score, const sq_tensor *q, const 
 {
     if (be->err.code || n_row <= 0) return;
     int n_seq = d->n_seq > 0 ? d->n_seq : 1;
-    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || n_seq > 65535 ||
-        !value_is_float(q->dtype)) {
+    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || n_seq > CUDA_GRID_YZ ||
+        !dtype_is_float(q->dtype)) {
         cuda_refuse(be, "attn_rows", "heads over 256 values, or the type of q");
         return;
     }
@@ -205,6 +205,9 @@ template <class T> struct means_feed {
 struct means_shared {
     float k[MEANS_DEPTH][MEANS_KEYS], column[MEANS_THREADS / 32][MEANS_KEYS];
 };
+
+/* The widest heads' queries beside it. */
+static const size_t MEANS_SMEM = ROWS_MAX_DIM * Q_PITCH * sizeof(float) + sizeof(means_shared);
 
 /* Eight threads read 64 columns of a key. */
 template <class T> __device__ __forceinline__ void feed_fetch(means_feed<T> &f, const means_args &a)
@@ -362,7 +365,7 @@ __global__ void __launch_bounds__(MEANS_THREADS)
     for (int i = threadIdx.x; i < MEANS_ROWS * a.head_dim; i += MEANS_THREADS) {
         int r = i / a.head_dim, c = i - r * a.head_dim;
         int64_t from = q_at + (block_row + r) * q_stride + c;
-        q[c * Q_PITCH + r] = block_row + r < a.n ? value_get(a.q, a.q_type, from) * a.scale : 0.0f;
+        q[c * Q_PITCH + r] = block_row + r < a.n ? load_any(a.q, a.q_type, from) * a.scale : 0.0f;
     }
     float max[4] = {}, inverse[4] = {}, line[4] = {};
     if (!a.logits) means_softmax(max, inverse, f, sh, q, a);
@@ -416,8 +419,8 @@ template <class T> static void means_start(sq_backend *be, means_args *a, int n_
         cuda_refuse(be, "attn_means", "too many tokens");
         return;
     }
-    if (fit > 32768) fit = 32768;
-    cuda_allow_smem(be, "attn_means", attn_means_kernel<T>, smem + sizeof(means_shared));
+    if (fit > CUDA_GRID_YZ) fit = CUDA_GRID_YZ;
+    cuda_allow_smem(be, "attn_means", attn_means_kernel<T>, MEANS_SMEM);
     for (int at = 0; at < n_seq; at += (int)fit) {
         unsigned now = n_seq - at < (int)fit ? n_seq - at : (unsigned)fit;
         means_args b = *a;
@@ -441,7 +444,7 @@ void cuda_attn_means(sq_backend *be, sq_tensor *received, sq_tensor *given, cons
                      const sq_tensor *k, int first, bool logits, const attn_desc *d)
 {
     if (be->err.code || first >= d->n_kv) return;
-    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || !value_is_float(q->dtype) || d->causal ||
+    if (d->head_dim % 8 || d->head_dim > ROWS_MAX_DIM || !dtype_is_float(q->dtype) || d->causal ||
         d->n_q != d->n_kv) {
         cuda_refuse(be, "attn_means", "heads over 256 values, a mask, or the type of q");
         return;
@@ -461,7 +464,7 @@ void cuda_attn_means(sq_backend *be, sq_tensor *received, sq_tensor *given, cons
     a.scale = d->scale;
     a.q_type = q->dtype;
     a.logits = logits;
-    a.wide = raw8_wide(k->data);
+    a.wide = cuda_aligned(k->data, 16);
     int n_seq = d->n_seq > 0 ? d->n_seq : 1;
     if (!with_type(k->dtype, [&](auto t) { means_start<decltype(t)>(be, &a, n_seq); }))
         cuda_refuse(be, "attn_means", "the type of k");

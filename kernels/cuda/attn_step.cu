@@ -124,8 +124,8 @@ __device__ void rotate_new(step_shared<C, G, DIM> &sh, const step_args &a, const
         int at0 = a.interleaved ? 2 * c : c, at1 = a.interleaved ? 2 * c + 1 : c + half;
         bool is_k = g == w.n_head;
         int64_t from = is_k ? kv_at : ((int64_t)w.seq * a.n_head + w.head + g) * a.head_dim;
-        float x0 = value_get(is_k ? a.k : a.q, a.in, from + at0);
-        float x1 = value_get(is_k ? a.k : a.q, a.in, from + at1);
+        float x0 = load_any(is_k ? a.k : a.q, a.in, from + at0);
+        float x1 = load_any(is_k ? a.k : a.q, a.in, from + at1);
         float sine, cosine; /* of the angle rounded to f32, as in transformers */
         sincosf(__fmul_rn(pos, a.inv_freq[c]), &sine, &cosine);
         sine *= a.mscale;
@@ -140,12 +140,12 @@ __device__ void rotate_new(step_shared<C, G, DIM> &sh, const step_args &a, const
                 to[at1] = k1;
             }
         } else {
-            sh.q[g][at0] = y0 * (a.scale * 1.44269504f);
-            sh.q[g][at1] = y1 * (a.scale * 1.44269504f);
+            sh.q[g][at0] = y0 * (a.scale * LOG2_E);
+            sh.q[g][at1] = y1 * (a.scale * LOG2_E);
         }
     }
     for (int c = threadIdx.x; w.own && c < a.head_dim; c += STEP_THREADS) {
-        C v = from_f32<C>(value_get(a.v, a.in, kv_at + c));
+        C v = from_f32<C>(load_any(a.v, a.in, kv_at + c));
         sh.v[c] = to_f32(v);
         if (w.append) ((C *)a.cache_v[w.seq])[row_at + c] = v;
     }
@@ -287,7 +287,7 @@ __device__ void step_output(const step_args &a, const step_place &w, F part, int
     for (int i = first; i < w.n_head * a.head_dim; i += step) {
         int g = i / a.head_dim, c = i - g * a.head_dim;
         float3 all = merge_parts<STEP_MAX_SPLIT>(part, n_split, g, c);
-        value_put(a.out, a.to, to + i, all.x / all.y);
+        store_any(a.out, a.to, to + i, all.x / all.y);
     }
 }
 
@@ -421,7 +421,7 @@ __global__ void __launch_bounds__(STEP_THREADS)
 /* As cuda_launch, with the CTAs along x in one cluster. */
 static void launch_cluster(sq_backend *be, void (*kernel)(step_args), dim3 grid, const step_args *a)
 {
-    if (be->err.code) return;
+    if (!cuda_here(be, "attn_step")) return;
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeClusterDimension;
     attr[0].val.clusterDim.x = grid.x;
@@ -487,8 +487,8 @@ static bool step_accepts(const sq_tensor *q, const sq_tensor *k, const sq_tensor
     for (int i = 0; i < s->n_seq; i++)
         if (s->k[i]->dtype != s->k[0]->dtype || s->v[i]->dtype != s->k[0]->dtype) return false;
     return s->n_seq <= SQ_STEP_MAX && d->head_dim % 8 == 0 && d->head_dim <= STEP_MAX_DIM &&
-           (int64_t)d->n_head <= 65535 && value_is_float(q->dtype) && k->dtype == q->dtype &&
-           v->dtype == q->dtype && value_is_float(out->dtype);
+           d->n_head <= CUDA_GRID_YZ && dtype_is_float(q->dtype) && k->dtype == q->dtype &&
+           v->dtype == q->dtype && dtype_is_float(out->dtype);
 }
 
 void cuda_attn_step(sq_backend *be, sq_tensor *out, sq_tensor *q, sq_tensor *k, const sq_tensor *v,
@@ -512,7 +512,7 @@ void cuda_attn_step(sq_backend *be, sq_tensor *out, sq_tensor *q, sq_tensor *k, 
         a.cache_k[i] = s->k[i]->data;
         a.cache_v[i] = s->v[i]->data;
         a.capacity[i] = (int)s->k[i]->shape[0];
-        wide = wide && raw8_wide(a.cache_k[i]) && raw8_wide(a.cache_v[i]);
+        wide = wide && cuda_aligned(a.cache_k[i], 16) && cuda_aligned(a.cache_v[i], 16);
         if (capacity < a.capacity[i]) capacity = a.capacity[i];
     }
     for (int i = 0; i < d->head_dim / 2; i++)

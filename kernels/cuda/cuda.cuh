@@ -23,6 +23,7 @@ struct cuda_priv {
     int device, n_sm;
     size_t block_smem;     /* shared memory that one block may have at most */
     bool dependent_launch; /* compute capability 9.0 or higher */
+    bool wgmma;            /* 9.0 alone: asynchronous products on tensor cores */
     bool recording;        /* inside a region that is being captured */
     cudaStream_t stream;
     void *scratch; /* one op's temporary memory; CUDA_SCRATCH bytes */
@@ -31,16 +32,33 @@ struct cuda_priv {
     cuda_staging *staging;
 };
 
-enum : size_t { CUDA_SCRATCH = (size_t)64 << 20 };
+enum : size_t {
+    CUDA_SCRATCH = (size_t)64 << 20,
+    CUDA_PLAIN_SMEM = (size_t)48 << 10 /* shared memory that every kernel may ask for */
+};
+
+constexpr int CUDA_GRID_YZ = 65535;   /* most blocks along y and z */
+constexpr float LOG2_E = 1.44269504f; /* e^x = 2^(LOG2_E x) */
 
 static inline cuda_priv *cuda_of(sq_backend *be)
 {
     return (cuda_priv *)be->priv;
 }
 
-/* Records a failure in the backend's sticky error: op, layer, reason. True when it is one. */
-bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc);
+/* The backend's sticky error becomes "cuda: attn, vision layer 3: why". */
+void cuda_fail(sq_backend *be, const char *op, int code, const char *why);
+
+bool cuda_failed(sq_backend *be, const char *op, cudaError_t rc); /* true when it is a failure */
 bool cuda_refuse(sq_backend *be, const char *op, const char *why); /* a case it has no kernel for */
+
+static inline int cuda_code(cudaError_t rc)
+{
+    return rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND;
+}
+
+/* Makes the backend's device the calling thread's current one: each thread has its own, and kernels
+ * start on no other. False when an op failed before. */
+bool cuda_here(sq_backend *be, const char *op);
 
 /* Starts a kernel on the backend's stream unless an op failed before; early_start: as soon as
  * its predecessor lets it. */
@@ -48,7 +66,7 @@ template <class... P, class... A>
 void cuda_launch_when(bool early_start, sq_backend *be, const char *op, void (*kernel)(P...),
                       dim3 grid, dim3 block, size_t smem, A... args)
 {
-    if (be->err.code) return;
+    if (!cuda_here(be, op)) return;
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -70,13 +88,14 @@ void cuda_launch(sq_backend *be, const char *op, void (*kernel)(P...), dim3 grid
     cuda_launch_when(true, be, op, kernel, grid, block, smem, args...);
 }
 
-/* Lets a kernel use more than 48 KB of shared memory; call it before the first launch. */
-template <class F> void cuda_allow_smem(sq_backend *be, const char *op, F *kernel, size_t smem)
+/* Before a launch: lets the kernel use more shared memory than 48 KB. Always the same `most` for a
+ * kernel: launches of other threads and recorded ones rely on it too. */
+template <class F> void cuda_allow_smem(sq_backend *be, const char *op, F *kernel, size_t most)
 {
-    if (smem > (48u << 10))
+    if (most > CUDA_PLAIN_SMEM && cuda_here(be, op))
         cuda_failed(
             be, op,
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem));
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most));
 }
 
 /* Until this returns, memory that earlier kernels write must not be touched. */

@@ -2,9 +2,10 @@
 #ifndef SQ_FLASH_ARGS_CUH
 #define SQ_FLASH_ARGS_CUH
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/pack.cuh"
 
 #include <cuda.h>
+#include <math.h>
 
 /* Without a mask pos0 is n_kv, so that every query sees all keys; without a window it is INT_MAX.
  */
@@ -18,22 +19,22 @@ struct flash_args {
     bool backward; /* the last rows first: those of a causal mask have the most keys */
     bool wide;     /* all tensors start at a multiple of 16 bytes */
     float scale;
-    int group; /* query heads of a key's; flash_wgmma.cuh */
+    int group; /* query heads of a key's; flash_wgmma.cu */
 };
 
 /* flash_mma.cuh's kernels for queries of 16 bits; flash_bf16.cu and flash_f16.cu. False when the
  * device's shared memory is too small for them. */
-bool cuda_flash_bf16(sq_backend *be, const flash_args &a, size_t smem_limit);
-bool cuda_flash_f16(sq_backend *be, const flash_args &a, size_t smem_limit);
+bool cuda_flash_bf16(sq_backend *be, const flash_args &a);
+bool cuda_flash_f16(sq_backend *be, const flash_args &a);
 
-/* flash_wgmma.cuh's, for compute capability 9.0 and tensors that are wide and all of bf16. False
- * for a shape that it does not have. */
-bool cuda_flash_wgmma_bf16(sq_backend *be, const flash_args &a);
+/* flash_wgmma.cu's, for compute capability 9.0 and tensors that are wide and all of bf16. False for
+ * a shape that it does not have. */
+bool cuda_flash_wgmma(sq_backend *be, flash_args a);
 
-/* flash_map.cu: how the copy engine finds rows of one head, 64 columns and box_rows rows at a time.
- */
-bool cuda_flash_map(CUtensorMap *map, const void *data, sq_dtype t, int head_dim, int n_head,
-                    int n_row, int n_seq, int box_rows);
+/* flash_map.cu: how the copy engine finds rows of one head in bf16, 64 columns and box_rows rows at
+ * a time. */
+bool cuda_flash_map(CUtensorMap *map, const void *data, int head_dim, int n_head, int n_row,
+                    int n_seq, int box_rows);
 
 /* Keys [lo, hi). */
 struct flash_span {
@@ -76,39 +77,23 @@ __device__ __forceinline__ flash_place flash_find(const flash_args &a, int block
                           rest / a.n_tile, rows);
 }
 
-template <class T> __device__ __forceinline__ void flash_load8_of(float x[8], const T *p, bool wide)
+/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
+ * the same number every time, or sums drift. */
+__device__ __forceinline__ float flash_base(float max, float scale)
 {
-    if (wide) {
-        uint4 raw[sizeof(T) / 2];
-        for (int i = 0; i < (int)sizeof(T) / 2; i++)
-            raw[i] = ((const uint4 *)p)[i];
-        for (int i = 0; i < 8; i++)
-            x[i] = to_f32(((const T *)raw)[i]);
-    } else
-        for (int i = 0; i < 8; i++)
-            x[i] = to_f32(p[i]);
+    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
 }
 
 /* Elements at .. at + 7 of a tensor. */
-__device__ __forceinline__ void flash_load8(float x[8], const void *p, sq_dtype t, int64_t at,
+__device__ __forceinline__ void flash_load8(float (&x)[8], const void *p, sq_dtype t, int64_t at,
                                             bool wide)
 {
     if (t == SQ_DTYPE_F32)
-        flash_load8_of(x, (const float *)p + at, wide);
+        load_8(x, (const float *)p + at, 0, 8, wide);
     else if (t == SQ_DTYPE_F16)
-        flash_load8_of(x, (const __half *)p + at, wide);
+        load_8(x, (const __half *)p + at, 0, 8, wide);
     else
-        flash_load8_of(x, (const __nv_bfloat16 *)p + at, wide);
-}
-
-__device__ __forceinline__ void flash_store(void *p, sq_dtype t, int64_t at, float x)
-{
-    if (t == SQ_DTYPE_F32)
-        ((float *)p)[at] = x;
-    else if (t == SQ_DTYPE_F16)
-        ((__half *)p)[at] = from_f32<__half>(x);
-    else
-        ((__nv_bfloat16 *)p)[at] = from_f32<__nv_bfloat16>(x);
+        load_8(x, (const __nv_bfloat16 *)p + at, 0, 8, wide);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* Attention on tensor cores in f16. */
 #include "kernels/cuda/flash_mma.cuh"
 
-bool cuda_flash_f16(sq_backend *be, const flash_args &a, size_t smem_limit)
+bool cuda_flash_f16(sq_backend *be, const flash_args &a)
 {
-    return flash_mma<__half>(be, a, SQ_DTYPE_F16, smem_limit);
+    return flash_mma<__half>(be, a, SQ_DTYPE_F16);
 }

@@ -186,13 +186,6 @@ __device__ __forceinline__ void flash_mask(flash_scores_t<C> &s, int first, int 
     }
 }
 
-/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
- * the same number every time, or sums drift. */
-__device__ __forceinline__ float flash_base(float max, float scale)
-{
-    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
-}
-
 /* s becomes p = 2^(scale s - base), and what the rows hold is brought to the new base. The largest
  * score may pass NaN by: p is NaN where s is. */
 template <class C>
@@ -317,8 +310,8 @@ __device__ __forceinline__ void flash_write(flash_rows<C> &w, typename C::T *sta
             if (staged) {
                 *(uint32_t *)(stage + row * C::LD + c) = pack_pair<T>(x, y);
             } else if (first + row <= p.row1 && c < a.head_dim) {
-                flash_store(a.out, a.out_type, at + c, x);
-                flash_store(a.out, a.out_type, at + c + 1, y);
+                store_any(a.out, a.out_type, at + c, x);
+                store_any(a.out, a.out_type, at + c + 1, y);
             }
         }
     }
@@ -374,7 +367,7 @@ __device__ __forceinline__ void flash_take(flash_rows<C> &w, flash_scores_t<C> &
     flash_values<C, MASKED>(w, s, v, k0, seen);
 }
 
-/* scale is multiplied with log2(e), own is T's dtype. */
+/* scale is multiplied with LOG2_E, own is T's dtype. */
 template <class C>
 static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     flash_mma_kernel(flash_args a, sq_dtype own)
@@ -454,10 +447,9 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     if (first <= p.row1) flash_write<C>(w, sq + own_row * C::LD, own, p, first, a);
 }
 
-template <class C>
-static bool flash_start(sq_backend *be, flash_args a, sq_dtype own, size_t smem_limit)
+template <class C> static bool flash_start(sq_backend *be, flash_args a, sq_dtype own)
 {
-    if (C::SMEM > smem_limit) return false;
+    if (C::SMEM > cuda_of(be)->block_smem) return false;
     a.n_tile = (a.n_q + C::BM - 1) / C::BM;
     cuda_allow_smem(be, "attn", flash_mma_kernel<C>, C::SMEM);
     cuda_launch(be, "attn", flash_mma_kernel<C>,
@@ -472,32 +464,28 @@ static inline bool flash_tall(sq_backend *be, const flash_args &a)
     return (int64_t)((a.n_q + 127) / 128) * a.n_head * a.n_seq >= 2 * cuda_of(be)->n_sm;
 }
 
-template <class T>
-static bool flash_direct(sq_backend *be, const flash_args &a, sq_dtype own, size_t smem)
+template <class T> static bool flash_direct(sq_backend *be, const flash_args &a, sq_dtype own)
 {
     int dim = a.head_dim;
     if (dim <= 64)
-        return flash_tall(be, a)
-                   ? flash_start<flash_config<T, 64, 2, 1, 64, true>>(be, a, own, smem)
-                   : flash_start<flash_config<T, 64, 1, 2, 64, true>>(be, a, own, smem);
-    if (dim <= 80) return flash_start<flash_config<T, 80, 1, 2, 32, true>>(be, a, own, smem);
-    if (dim <= 96) return flash_start<flash_config<T, 96, 1, 2, 32, true>>(be, a, own, smem);
-    if (dim > 128) return flash_start<flash_config<T, 256, 1, 1, 32, true>>(be, a, own, smem);
-    if (flash_tall(be, a) && flash_start<flash_config<T, 128, 2, 1, 64, true>>(be, a, own, smem))
+        return flash_tall(be, a) ? flash_start<flash_config<T, 64, 2, 1, 64, true>>(be, a, own)
+                                 : flash_start<flash_config<T, 64, 1, 2, 64, true>>(be, a, own);
+    if (dim <= 80) return flash_start<flash_config<T, 80, 1, 2, 32, true>>(be, a, own);
+    if (dim <= 96) return flash_start<flash_config<T, 96, 1, 2, 32, true>>(be, a, own);
+    if (dim > 128) return flash_start<flash_config<T, 256, 1, 1, 32, true>>(be, a, own);
+    if (flash_tall(be, a) && flash_start<flash_config<T, 128, 2, 1, 64, true>>(be, a, own))
         return true;
-    return flash_start<flash_config<T, 128, 1, 2, 64, true>>(be, a, own, smem) ||
-           flash_start<flash_config<T, 128, 1, 2, 32, true>>(be, a, own, smem);
+    return flash_start<flash_config<T, 128, 1, 2, 64, true>>(be, a, own) ||
+           flash_start<flash_config<T, 128, 1, 2, 32, true>>(be, a, own);
 }
 
-template <class T> static bool flash_mma(sq_backend *be, flash_args a, sq_dtype own, size_t smem)
+template <class T> static bool flash_mma(sq_backend *be, flash_args a, sq_dtype own)
 {
-    a.scale *= 1.44269504f; /* log2(e) */
-    if (a.wide && a.kv_type == own) return flash_direct<T>(be, a, own, smem);
-    if (a.head_dim <= 64)
-        return flash_start<flash_config<T, 64, 1, 2, 32, false>>(be, a, own, smem);
-    if (a.head_dim <= 128)
-        return flash_start<flash_config<T, 128, 1, 2, 32, false>>(be, a, own, smem);
-    return flash_start<flash_config<T, 256, 1, 1, 32, false>>(be, a, own, smem);
+    a.scale *= LOG2_E;
+    if (a.wide && a.kv_type == own) return flash_direct<T>(be, a, own);
+    if (a.head_dim <= 64) return flash_start<flash_config<T, 64, 1, 2, 32, false>>(be, a, own);
+    if (a.head_dim <= 128) return flash_start<flash_config<T, 128, 1, 2, 32, false>>(be, a, own);
+    return flash_start<flash_config<T, 256, 1, 1, 32, false>>(be, a, own);
 }
 
 #endif

@@ -1,48 +1,11 @@
-/* What flash_wgmma.cuh needs of compute capability 9.0, as PTX: barriers that count bytes, tensor
- * copies and asynchronous matrix products. Addresses are those of shared memory. */
+/* What flash_wgmma.cu needs of compute capability 9.0, as PTX: tensor copies and asynchronous
+ * products. Addresses are those of shared memory. */
 #ifndef SQ_FLASH_PTX_CUH
 #define SQ_FLASH_PTX_CUH
 
-#include "kernels/cuda/mma_ptx.cuh"
+#include "kernels/cuda/bar_ptx.cuh"
 
 #include <cuda.h>
-
-/* ---- barriers ---- */
-
-__device__ __forceinline__ void flash_bar_init(uint32_t bar, int arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
-}
-
-/* Shows initialised barriers to the copy engine. */
-__device__ __forceinline__ void flash_bar_init_done()
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ __forceinline__ void flash_bar_expect(uint32_t bar, int bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void flash_bar_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-/* Waits for the end of the phase of this parity. */
-__device__ __forceinline__ void flash_bar_wait(uint32_t bar, int parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
 
 /* A barrier of some of the CTA's warps; id 0 is __syncthreads. */
 __device__ __forceinline__ void flash_named_sync(int id, int threads)
@@ -51,11 +14,6 @@ __device__ __forceinline__ void flash_named_sync(int id, int threads)
 }
 
 /* ---- tensor copies ---- */
-
-__device__ __forceinline__ void flash_prefetch_map(const CUtensorMap *map)
-{
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 /* Copies the box at column, head, row, sequence; what lies outside of the tensor becomes zeros. */
 __device__ __forceinline__ void flash_copy_box(uint32_t to, const CUtensorMap *map, uint32_t bar,
@@ -101,54 +59,46 @@ __device__ __forceinline__ uint64_t wgmma_tile(uint32_t at, int panel)
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-/* Products of N columns: scores is d = a b^T, or d += with add, of a 64 x 16 and b N x 16 in shared
- * memory; values is d += a b with a 64 x 16 in registers and b 16 x N in shared memory. */
-template <class T, int N> struct wgmma_op;
+/* bf16 products of N columns: scores is d = a b^T, or d += with add, of a 64 x 16 and b N x 16 in
+ * shared memory; values is d += a b with a 64 x 16 in registers and b 16 x N in shared memory. */
+template <int N> struct wgmma_op;
 
 #define WG_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define WG_R32                                                                                     \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
     "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define WG_R40 WG_R32 ", %32, %33, %34, %35, %36, %37, %38, %39"
-#define WG_R48 WG_R40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define WG_R64                                                                                     \
-    WG_R48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+    WG_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "    \
+           "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define WG_D8(i)                                                                                   \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
         "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WG_D32 WG_D8(0), WG_D8(8), WG_D8(16), WG_D8(24)
-#define WG_D40 WG_D32, WG_D8(32)
-#define WG_D48 WG_D40, WG_D8(40)
-#define WG_D64 WG_D48, WG_D8(48), WG_D8(56)
+#define WG_D64 WG_D32, WG_D8(32), WG_D8(40), WG_D8(48), WG_D8(56)
 
 /* x0 .. x4: the numbers of the operands after the N / 2 results. */
-#define WGMMA_OP(T, TYPE, N, R, D, x0, x1, x2, x3, x4)                                             \
-    template <> struct wgmma_op<T, N> {                                                            \
+#define WGMMA_OP(N, R, D, x0, x1, x2, x3, x4)                                                      \
+    template <> struct wgmma_op<N> {                                                               \
         static __device__ __forceinline__ void scores(float (&d)[N / 2], uint64_t a, uint64_t b,   \
                                                       int add)                                     \
         {                                                                                          \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #x2 ", 0;\n"                         \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" R    \
-                         "}, %" #x0 ", %" #x1 ", p, 1, 1, 0, 0;\n}"                                \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" R "}, %" #x0 \
+                         ", %" #x1 ", p, 1, 1, 0, 0;\n}"                                           \
                          : D                                                                       \
                          : "l"(a), "l"(b), "r"(add));                                              \
         }                                                                                          \
         static __device__ __forceinline__ void values(float (&d)[N / 2], const uint32_t *a,        \
                                                       uint64_t b)                                  \
         {                                                                                          \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" R    \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" R            \
                          "}, {%" #x0 ", %" #x1 ", %" #x2 ", %" #x3 "}, %" #x4 ", 1, 1, 1, 1;"      \
                          : D                                                                       \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                    \
         }                                                                                          \
     };
-#define WGMMA_OPS(T, TYPE)                                                                         \
-    WGMMA_OP(T, TYPE, 16, WG_R8, WG_D8(0), 8, 9, 10, 11, 12)                                       \
-    WGMMA_OP(T, TYPE, 64, WG_R32, WG_D32, 32, 33, 34, 35, 36)                                      \
-    WGMMA_OP(T, TYPE, 80, WG_R40, WG_D40, 40, 41, 42, 43, 44)                                      \
-    WGMMA_OP(T, TYPE, 96, WG_R48, WG_D48, 48, 49, 50, 51, 52)                                      \
-    WGMMA_OP(T, TYPE, 128, WG_R64, WG_D64, 64, 65, 66, 67, 68)
-WGMMA_OPS(__nv_bfloat16, "bf16")
-WGMMA_OPS(__half, "f16")
+WGMMA_OP(16, WG_R8, WG_D8(0), 8, 9, 10, 11, 12)
+WGMMA_OP(64, WG_R32, WG_D32, 32, 33, 34, 35, 36)
+WGMMA_OP(128, WG_R64, WG_D64, 64, 65, 66, 67, 68)
 
 #endif

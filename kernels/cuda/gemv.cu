@@ -5,6 +5,7 @@
  * multiplies 16 weight rows by up to 8 input rows: a block's instructions cost nothing beside its
  * loads, whatever the number of rows. f32 and unaligned operands take plain fused multiply-adds. */
 #include "kernels/cuda/gemv_job.cuh"
+#include "kernels/cuda/mma_ptx.cuh"
 
 enum {
     WARPS = 8,
@@ -31,24 +32,6 @@ __device__ __forceinline__ uint4 load_weights(const void *p, bool there, uint64_
                  : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
                  : "l"(p), "r"((int)there), "l"(policy));
     return v;
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                    uint32_t a3, uint32_t b0, uint32_t b1, __nv_bfloat16)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                    uint32_t a3, uint32_t b0, uint32_t b1, __half)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ const gemv_part &part_of(const gemv_job &job, int64_t tile)
@@ -163,8 +146,10 @@ __global__ void __launch_bounds__(WARPS * 32, 3) gemv_kernel(const __grid_consta
             }
 #pragma unroll
             for (int u = 0; u < DEPTH; u++) {
-                mma(acc, a[u].x, b[u].x, a[u].y, b[u].y, c[u].x, c[u].y, T{});
-                mma(acc, a[u].z, b[u].z, a[u].w, b[u].w, c[u].z, c[u].w, T{});
+                const uint32_t front[4] = {a[u].x, b[u].x, a[u].y, b[u].y};
+                const uint32_t back[4] = {a[u].z, b[u].z, a[u].w, b[u].w};
+                mma_16816<T>(acc, front, c[u].x, c[u].y);
+                mma_16816<T>(acc, back, c[u].z, c[u].w);
                 int at = k + u * STEP;
                 a[u] = load_weights(lo + at, at < end, policy);
                 b[u] = load_weights(hi + at, at < end, policy);
@@ -231,11 +216,6 @@ __global__ void __launch_bounds__(WARPS * 32) gemv_plain(const __grid_constant__
     }
 }
 
-static bool aligned(const void *p)
-{
-    return (uintptr_t)p % 16 == 0;
-}
-
 template <class T, bool GATED>
 static void start(sq_backend *be, const char *op, const gemv_job &job, bool wide)
 {
@@ -267,7 +247,7 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
     if (job->n > CUDA_GEMV_ROWS) return !cuda_refuse(be, op, "too many rows");
     if (x->dtype != be->act) {
         *narrow = tensor_2d(cuda_of(be)->scratch, be->act, job->n, job->in);
-        if ((size_t)job->n * (size_t)job->in * 2 > CUDA_SCRATCH)
+        if ((size_t)job->n * dtype_row_bytes(be->act, job->in) > CUDA_SCRATCH)
             return !cuda_refuse(be, op, "input rows too long");
         cuda_activate(be, narrow, x, SQ_ACT_NONE);
         x = narrow;
@@ -295,9 +275,9 @@ static bool prepare(sq_backend *be, const char *op, gemv_job *job, sq_tensor *co
 
 static void multiply(sq_backend *be, const char *op, const gemv_job &job, int n, bool gated)
 {
-    bool wide = aligned(job.x) && job.in % (be->act == SQ_DTYPE_F32 ? 4 : 8) == 0;
+    bool wide = cuda_aligned(job.x, 16) && job.in % (be->act == SQ_DTYPE_F32 ? 4 : 8) == 0;
     for (int i = 0; i < n; i++)
-        wide = wide && aligned(job.part[i].w);
+        wide = wide && cuda_aligned(job.part[i].w, 16);
     if (wide && cuda_gemv_row(be, op, job, gated)) return;
     with_type(be->act, [&](auto t) {
         if (gated)

@@ -23,7 +23,7 @@ struct gemv_job {
     bool add;
 };
 
-/* One row of 16-bit x, aligned operands, compute capability 9.0. False: not a case for it. */
+/* One row in bf16, aligned operands, compute capability 9.0. False: not a case for it. */
 bool cuda_gemv_row(sq_backend *be, const char *op, const gemv_job &job, bool gated);
 
 __device__ __forceinline__ uint64_t read_once_policy()

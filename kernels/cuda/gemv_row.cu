@@ -1,10 +1,11 @@
-/* The product of one row, for decoding: each weight is read once, so memory must never idle.
+/* The product of one bf16 row, for decoding: each weight is read once, so memory must never idle.
  *
  * Each warp streams its own weight rows through a ring of stages in shared memory, filled by bulk
  * copies that its first lane starts; the ring is full before the input exists (cuda_wait). One
  * block an SM, and so large that no other of these kernels fits beside it: where successors could
  * start early, two of their blocks shared an SM that was done first while other SMs had none, which
  * cost more than the early start gained. */
+#include "kernels/cuda/bar_ptx.cuh"
 #include "kernels/cuda/gemv_job.cuh"
 
 enum {
@@ -15,27 +16,12 @@ enum {
 };
 
 #if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ uint32_t smem_at(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-__device__ __forceinline__ void bar_wait(uint64_t *bar, uint32_t phase)
-{
-    asm volatile("{\n\t.reg .pred p;\n"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n\t"
-                 "@!p bra again;\n\t}" ::"r"(smem_at(bar)),
-                 "r"(phase)
-                 : "memory");
-}
-
 /* One thread: barriers for one arrival, as bulk copies see them too. */
 __device__ __forceinline__ void bar_open(uint64_t (&bar)[ROW_DEPTH])
 {
     for (int i = 0; i < ROW_DEPTH; i++)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(smem_at(&bar[i])));
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        bar_init(smem_address(&bar[i]), 1);
+    bar_init_done();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
@@ -43,33 +29,25 @@ __device__ __forceinline__ void bar_open(uint64_t (&bar)[ROW_DEPTH])
 __device__ __forceinline__ void bulk_copy(void *to, const void *from, int n, uint64_t *bar,
                                           uint64_t policy)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_at(bar)),
-                 "r"(n)
-                 : "memory");
+    bar_expect(smem_address(bar), n);
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_at(to)),
-                 "l"(__cvta_generic_to_global(from)), "r"(n), "r"(smem_at(bar)), "l"(policy)
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(n), "r"(smem_address(bar)), "l"(policy)
                  : "memory");
 }
 
-__device__ __forceinline__ float2 pair_f32(uint32_t w, __nv_bfloat16)
+__device__ __forceinline__ float2 pair_f32(uint32_t w)
 {
     return make_float2(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
 }
 
-__device__ __forceinline__ float2 pair_f32(uint32_t w, __half)
-{
-    return __half22float2(*(const __half2 *)&w);
-}
-
-template <class T>
 __device__ __forceinline__ void dot_16(float (&acc)[4], const char *w, const char *x)
 {
     uint4 a = *(const uint4 *)w, b = *(const uint4 *)x;
     const uint32_t *aw = &a.x, *bw = &b.x;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        float2 u = pair_f32(aw[i], T{}), v = pair_f32(bw[i], T{});
+        float2 u = pair_f32(aw[i]), v = pair_f32(bw[i]);
         acc[i % 2 * 2] = fmaf(u.x, v.x, acc[i % 2 * 2]);
         acc[i % 2 * 2 + 1] = fmaf(u.y, v.y, acc[i % 2 * 2 + 1]);
     }
@@ -115,42 +93,41 @@ __device__ __forceinline__ void stream_fetch(row_stream &s, const gemv_job &job,
 }
 
 /* A warp's part of the product of one stage: n bytes of weights and of x. */
-template <class T>
 __device__ __forceinline__ void dot_stage(float (&acc)[4], const char *w, const char *x, int n)
 {
     const int at = threadIdx.x % 32 * 16;
     if (n >= ROW_STAGE) {
 #pragma unroll
         for (int k = 0; k < ROW_STAGE; k += 512)
-            dot_16<T>(acc, w + at + k, x + at + k);
+            dot_16(acc, w + at + k, x + at + k);
     } else {
         for (int k = at; k < n; k += 512)
-            dot_16<T>(acc, w + k, x + k);
+            dot_16(acc, w + k, x + k);
     }
 }
 
 /* Sums of the block's rows -> y. old: what y held in the place of the thread's first row. */
-template <class T, bool GATED>
+template <bool GATED>
 __device__ __forceinline__ void row_results(const gemv_job &job, const float *sums, int64_t first,
                                             int n_row, float old)
 {
     for (int r = threadIdx.x; r < n_row; r += ROW_WARPS * 32) {
         int64_t row = first + r;
         if (GATED) {
-            gemv_put_gated<T>(job, row, 0, sums[2 * r], sums[2 * r + 1]);
+            gemv_put_gated<__nv_bfloat16>(job, row, 0, sums[2 * r], sums[2 * r + 1]);
             continue;
         }
         const gemv_part &p = row_part(job, row);
         if (job.add && !p.b && r < ROW_WARPS * 32)
             ((float *)p.y)[row - p.row] = old + sums[r];
         else
-            gemv_put<T>(job, p, row - p.row, 0, sums[r]);
+            gemv_put<__nv_bfloat16>(job, p, row - p.row, 0, sums[r]);
     }
 }
 #endif
 
 /* x_at, sums_at: in shared memory, behind the rings. */
-template <class T, bool GATED>
+template <bool GATED>
 __global__ void __launch_bounds__(ROW_WARPS * 32, 2)
     gemv_row_kernel(const __grid_constant__ gemv_job job, int x_at, int sums_at)
 {
@@ -184,13 +161,13 @@ __global__ void __launch_bounds__(ROW_WARPS * 32, 2)
     }
     __syncthreads();
     int slot = 0;
-    uint32_t phase = 0;
+    int phase = 0;
     for (int unit = warp; unit < s.n_unit; unit += ROW_WARPS) {
         float acc[4] = {};
         for (int at = 0; at < row_bytes; at += ROW_STAGE) {
             char *w = ring + slot * ROW_STAGE;
-            bar_wait(&full[warp][slot], phase);
-            dot_stage<T>(acc, w, x + at, row_bytes - at);
+            bar_wait(smem_address(&full[warp][slot]), phase);
+            dot_stage(acc, w, x + at, row_bytes - at);
             __syncwarp();
             stream_fetch<GATED>(s, job, w, &full[warp][slot], policy);
             if (s.unit >= s.n_unit && !fetched) {
@@ -204,21 +181,20 @@ __global__ void __launch_bounds__(ROW_WARPS * 32, 2)
         if (threadIdx.x % 32 == 0) sums[unit] = sum;
     }
     __syncthreads();
-    row_results<T, GATED>(job, sums, s.first, n_row, old);
+    row_results<GATED>(job, sums, s.first, n_row, old);
 #endif
 }
 
-template <class T, bool GATED>
-static bool row_start(sq_backend *be, const char *op, const gemv_job &job)
+template <bool GATED> static bool row_start(sq_backend *be, const char *op, const gemv_job &job)
 {
     cuda_priv *p = cuda_of(be);
     int64_t grid = job.n_row < p->n_sm ? job.n_row : p->n_sm, rows = job.n_row / grid + 1;
     int64_t x_at = ROW_WARPS * ROW_DEPTH * ROW_STAGE;
     int64_t sums_at = x_at + ((int64_t)job.in * 2 + 127) / 128 * 128;
     int64_t smem = sums_at + (GATED ? 2 : 1) * rows * (int64_t)sizeof(float);
-    auto kernel = gemv_row_kernel<T, GATED>;
+    auto kernel = gemv_row_kernel<GATED>;
     if (smem + ROW_STATIC > (int64_t)p->block_smem) return false;
-    cuda_allow_smem(be, op, kernel, (size_t)smem);
+    cuda_allow_smem(be, op, kernel, p->block_smem - ROW_STATIC);
     cuda_launch(be, op, kernel, dim3((unsigned)grid), dim3(ROW_WARPS * 32), (size_t)smem, job,
                 (int)x_at, (int)sums_at);
     return true;
@@ -226,9 +202,6 @@ static bool row_start(sq_backend *be, const char *op, const gemv_job &job)
 
 bool cuda_gemv_row(sq_backend *be, const char *op, const gemv_job &job, bool gated)
 {
-    if (job.n != 1 || !cuda_of(be)->dependent_launch) return false;
-    if (be->act == SQ_DTYPE_BF16)
-        return gated ? row_start<__nv_bfloat16, true>(be, op, job)
-                     : row_start<__nv_bfloat16, false>(be, op, job);
-    return false;
+    if (job.n != 1 || be->act != SQ_DTYPE_BF16 || !cuda_of(be)->dependent_launch) return false;
+    return gated ? row_start<true>(be, op, job) : row_start<false>(be, op, job);
 }

@@ -33,7 +33,7 @@ int cuda_staging_open(sq_backend *be, sq_error *err)
         if (!rc) rc = cudaEventCreateWithFlags(&s->done[i], cudaEventDisableTiming);
     }
     if (rc)
-        return error_set(err, SQ_E_NOMEM, "cuda: pinned memory: %s", cudaGetErrorString(rc));
+        return error_set(err, cuda_code(rc), "cuda: pinned memory: %s", cudaGetErrorString(rc));
     return SQ_OK;
 }
 
@@ -91,12 +91,13 @@ void cuda_free(void *user, void *p)
             break;
         }
     be->count.syncs++; /* cudaFree waits for the device */
+    cudaSetDevice(cuda_of(be)->device);
     cudaFree(p);
 }
 
 void cuda_sync(sq_backend *be)
 {
-    if (be->err.code) return;
+    if (!cuda_here(be, "wait")) return;
     be->count.syncs++;
     cuda_failed(be, "wait", cudaStreamSynchronize(cuda_of(be)->stream));
 }
@@ -108,6 +109,7 @@ void cuda_write(sq_backend *be, void *dst, const void *host_src, size_t size)
     const unsigned char *from = (const unsigned char *)host_src;
     unsigned char *to = (unsigned char *)dst;
     if (p->recording) cuda_refuse(be, "write", "inside a recorded region");
+    if (!cuda_here(be, "write")) return;
     for (size_t at = 0; at < size && !be->err.code; at += SLOT_BYTES) {
         size_t n = size - at < SLOT_BYTES ? size - at : SLOT_BYTES;
         int i = s->next;
@@ -130,6 +132,7 @@ void cuda_read(sq_backend *be, void *host_dst, const void *src, size_t size)
     unsigned char *to = (unsigned char *)host_dst;
     const unsigned char *from = (const unsigned char *)src;
     if (p->recording) cuda_refuse(be, "read", "inside a recorded region");
+    if (!cuda_here(be, "read")) return;
     for (size_t at = 0; at < size && !be->err.code; at += SLOT_BYTES) {
         size_t n = size - at < SLOT_BYTES ? size - at : SLOT_BYTES;
         be->count.syncs++;

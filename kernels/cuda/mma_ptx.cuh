@@ -6,9 +6,7 @@
 #ifndef SQ_MMA_PTX_CUH
 #define SQ_MMA_PTX_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
+#include "kernels/cuda/pack.cuh"
 
 /* c += a b */
 template <class T>
@@ -83,21 +81,6 @@ __device__ __forceinline__ float exp2_fast(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-/* Two numbers in one register, lo in the lower half. */
-template <class T> __device__ __forceinline__ uint32_t pack_pair(float lo, float hi);
-
-template <> __device__ __forceinline__ uint32_t pack_pair<__nv_bfloat16>(float lo, float hi)
-{
-    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
-    return *(uint32_t *)&x;
-}
-
-template <> __device__ __forceinline__ uint32_t pack_pair<__half>(float lo, float hi)
-{
-    __half2 x = __floats2half2_rn(lo, hi);
-    return *(uint32_t *)&x;
 }
 
 /* The exponent bits of both halves: all set in NaN and infinity. */

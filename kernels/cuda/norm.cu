@@ -98,36 +98,38 @@ __global__ __launch_bounds__(THREADS, THREADS <= 256 ? 1280 / THREADS : 1) void 
     }
 }
 
+enum { ANY_THREADS = 256, ANY_WARPS = ANY_THREADS / 32 };
+
 /* Any dim, type and alignment: reads the row once for each moment and once more to write. */
 template <class T, bool LAYER>
-__global__ __launch_bounds__(256) void norm_any(T *y, const float *x, const void *w, const void *b,
-                                                sq_dtype wt, sq_dtype bt, int dim, float per_dim,
-                                                float eps)
+__global__ __launch_bounds__(ANY_THREADS) void norm_any(T *y, const float *x, const void *w,
+                                                        const void *b, sq_dtype wt, sq_dtype bt,
+                                                        int dim, float per_dim, float eps)
 {
-    __shared__ float part_sum[8][1], part_dev[8][2];
+    __shared__ float part_sum[ANY_WARPS][1], part_dev[ANY_WARPS][2];
     cuda_release();
     cuda_wait();
     const float *row = x + (int64_t)blockIdx.x * dim;
     T *to = y + (int64_t)blockIdx.x * dim;
     float sum[1] = {0};
-    for (int i = threadIdx.x; i < dim; i += 256)
+    for (int i = threadIdx.x; i < dim; i += ANY_THREADS)
         sum[0] += LAYER ? row[i] : row[i] * row[i];
-    block_sum<8>(sum, part_sum);
+    block_sum<ANY_WARPS>(sum, part_sum);
     float inv, mean = 0, shift = 0;
     if (LAYER) {
         float dev[2] = {0, 0};
         mean = sum[0] * per_dim;
-        for (int i = threadIdx.x; i < dim; i += 256) {
+        for (int i = threadIdx.x; i < dim; i += ANY_THREADS) {
             float d = row[i] - mean;
             dev[0] += d;
             dev[1] += d * d;
         }
-        block_sum<8>(dev, part_dev);
+        block_sum<ANY_WARPS>(dev, part_dev);
         inv = inv_deviation(dev, per_dim, eps, &shift);
     } else {
         inv = rsqrtf(sum[0] * per_dim + eps);
     }
-    for (int i = threadIdx.x; i < dim; i += 256) {
+    for (int i = threadIdx.x; i < dim; i += ANY_THREADS) {
         float v = (LAYER ? row[i] - mean - shift : row[i]) * inv * load_any(w, wt, i);
         to[i] = from_f32<T>(LAYER ? v + load_any(b, bt, i) : v);
     }
@@ -151,7 +153,7 @@ static void norm_pick(sq_backend *be, const char *op, T *y, const sq_tensor *x, 
     bool vec = dim % 4 == 0 && dim <= 16384 && cuda_aligned(from, 16) &&
                cuda_aligned(y, 4 * sizeof(T)) && vector_param(w) && (!LAYER || vector_param(b));
     if (!vec)
-        cuda_launch(be, op, norm_any<T, LAYER>, grid, 256, 0, y, from, (const void *)wf,
+        cuda_launch(be, op, norm_any<T, LAYER>, grid, ANY_THREADS, 0, y, from, (const void *)wf,
                     (const void *)bf, w->dtype, LAYER ? b->dtype : SQ_DTYPE_F32, dim, per_dim, eps);
     else if (dim <= 1024)
         cuda_launch(be, op, norm_rows<T, LAYER, 128, 2>, grid, 128, 0, y, from, wf, bf, dim,
@@ -194,11 +196,11 @@ void cuda_rms_norm(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_te
 
 /* 8 values a thread. y may be x. */
 template <class Y, class X>
-__global__ __launch_bounds__(256) void activate_values(Y *y, const X *x, int64_t n, sq_act act,
-                                                       bool vec)
+__global__ __launch_bounds__(VALUE_THREADS) void activate_values(Y *y, const X *x, int64_t n,
+                                                                 sq_act act, bool vec)
 {
     constexpr bool FAST = sizeof(Y) == 2;
-    int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
+    int64_t i = ((int64_t)blockIdx.x * VALUE_THREADS + threadIdx.x) * 8;
     float v[8];
     cuda_release();
     cuda_wait();
@@ -220,7 +222,7 @@ void cuda_activate(sq_backend *be, sq_tensor *y, const sq_tensor *x, sq_act act)
     with_type(y->dtype, [&](auto yt) {
         with_type(x->dtype, [&](auto xt) {
             cuda_launch(be, "activate", activate_values<decltype(yt), decltype(xt)>,
-                        cuda_blocks(n, 2048), 256, 0, (decltype(yt) *)y->data,
+                        cuda_blocks(n, VALUE_BLOCK), VALUE_THREADS, 0, (decltype(yt) *)y->data,
                         (const decltype(xt) *)x->data, n, act, vec);
         });
     });
@@ -228,11 +230,11 @@ void cuda_activate(sq_backend *be, sq_tensor *y, const sq_tensor *x, sq_act act)
 
 /* 8 values a thread. y may be gate or up. */
 template <class T>
-__global__ __launch_bounds__(256) void silu_mul_values(T *y, const T *gate, const T *up, int64_t n,
-                                                       bool vec)
+__global__ __launch_bounds__(VALUE_THREADS) void silu_mul_values(T *y, const T *gate, const T *up,
+                                                                 int64_t n, bool vec)
 {
     constexpr bool FAST = sizeof(T) == 2;
-    int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
+    int64_t i = ((int64_t)blockIdx.x * VALUE_THREADS + threadIdx.x) * 8;
     float g[8], u[8];
     cuda_release();
     cuda_wait();
@@ -250,11 +252,11 @@ __global__ __launch_bounds__(256) void silu_mul_values(T *y, const T *gate, cons
     store_8(y, i, n, vec, g);
 }
 
-__global__ __launch_bounds__(256) void silu_mul_any(void *y, const void *gate, const void *up,
-                                                    sq_dtype yt, sq_dtype gt, sq_dtype ut,
-                                                    int64_t n)
+__global__ __launch_bounds__(VALUE_THREADS) void silu_mul_any(void *y, const void *gate,
+                                                              const void *up, sq_dtype yt,
+                                                              sq_dtype gt, sq_dtype ut, int64_t n)
 {
-    int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    int64_t i = (int64_t)blockIdx.x * VALUE_THREADS + threadIdx.x;
     cuda_release();
     cuda_wait();
     if (i >= n) return;
@@ -271,22 +273,24 @@ void cuda_silu_mul(sq_backend *be, sq_tensor *y, const sq_tensor *gate, const sq
     if (!dtype_is_float(y->dtype) || !dtype_is_float(gate->dtype) || !dtype_is_float(up->dtype))
         cuda_refuse(be, "silu", "types");
     else if (y->dtype != gate->dtype || y->dtype != up->dtype)
-        cuda_launch(be, "silu", silu_mul_any, cuda_blocks(n, 256), 256, 0, y->data,
-                    (const void *)gate->data, (const void *)up->data, y->dtype, gate->dtype,
-                    up->dtype, n);
+        cuda_launch(be, "silu", silu_mul_any, cuda_blocks(n, VALUE_THREADS), VALUE_THREADS, 0,
+                    y->data, (const void *)gate->data, (const void *)up->data, y->dtype,
+                    gate->dtype, up->dtype, n);
     else
         with_type(y->dtype, [&](auto t) {
             using type = decltype(t);
-            cuda_launch(be, "silu", silu_mul_values<type>, cuda_blocks(n, 2048), 256, 0,
-                        (type *)y->data, (const type *)gate->data, (const type *)up->data, n, vec);
+            cuda_launch(be, "silu", silu_mul_values<type>, cuda_blocks(n, VALUE_BLOCK),
+                        VALUE_THREADS, 0, (type *)y->data, (const type *)gate->data,
+                        (const type *)up->data, n, vec);
         });
 }
 
 /* x[period] is added to each run of `period` values of y[n]; N values a thread. */
 template <class X, int N>
-__global__ __launch_bounds__(256) void add_values(float *y, const X *x, int64_t n, int64_t period)
+__global__ __launch_bounds__(VALUE_THREADS) void add_values(float *y, const X *x, int64_t n,
+                                                            int64_t period)
 {
-    int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * N;
+    int64_t i = ((int64_t)blockIdx.x * VALUE_THREADS + threadIdx.x) * N;
     cuda_release();
     cuda_wait();
     if (i >= period) return;
@@ -310,19 +314,20 @@ void cuda_add(sq_backend *be, sq_tensor *y, const sq_tensor *x)
     int64_t n = tensor_count(y), period = tensor_count(x);
     if (n <= 0 || period <= 0) return;
     int64_t runs = (n + period - 1) / period;
-    unsigned depth = (unsigned)(runs < 65535 ? runs : 65535);
-    bool known =
-        y->dtype == SQ_DTYPE_F32 && with_type(x->dtype, [&](auto t) {
-            using type = decltype(t);
-            float *to = (float *)y->data;
-            const type *from = (const type *)x->data;
-            if (n % 4 == 0 && period % 4 == 0 && cuda_aligned(to, 16) &&
-                cuda_aligned(from, 4 * sizeof(type)))
-                cuda_launch(be, "add", add_values<type, 4>, dim3(cuda_blocks(period, 1024), depth),
-                            256, 0, to, from, n, period);
-            else
-                cuda_launch(be, "add", add_values<type, 1>, dim3(cuda_blocks(period, 256), depth),
-                            256, 0, to, from, n, period);
-        });
+    unsigned depth = (unsigned)(runs < CUDA_GRID_YZ ? runs : CUDA_GRID_YZ);
+    bool known = y->dtype == SQ_DTYPE_F32 && with_type(x->dtype, [&](auto t) {
+                     using type = decltype(t);
+                     float *to = (float *)y->data;
+                     const type *from = (const type *)x->data;
+                     if (n % 4 == 0 && period % 4 == 0 && cuda_aligned(to, 16) &&
+                         cuda_aligned(from, 4 * sizeof(type)))
+                         cuda_launch(be, "add", add_values<type, 4>,
+                                     dim3(cuda_blocks(period, 4 * VALUE_THREADS), depth),
+                                     VALUE_THREADS, 0, to, from, n, period);
+                     else
+                         cuda_launch(be, "add", add_values<type, 1>,
+                                     dim3(cuda_blocks(period, VALUE_THREADS), depth), VALUE_THREADS,
+                                     0, to, from, n, period);
+                 });
     if (!known) cuda_refuse(be, "add", "types");
 }

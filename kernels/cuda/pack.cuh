@@ -10,6 +10,9 @@ static inline bool cuda_aligned(const void *p, size_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
+/* Of kernels that go value by value: a block's threads, and its values where a thread has 8. */
+enum { VALUE_THREADS = 256, VALUE_BLOCK = 8 * VALUE_THREADS };
+
 /* Blocks of `per_block` that cover n. */
 static inline unsigned cuda_blocks(int64_t n, int64_t per_block)
 {
@@ -24,15 +27,16 @@ template <> struct cuda_word<16> {
     using type = uint4;
 };
 
-template <class T> __device__ __forceinline__ uint32_t pack_pair(float a, float b);
-template <> __device__ __forceinline__ uint32_t pack_pair<__half>(float a, float b)
+/* Two numbers in one register, lo in the lower half. */
+template <class T> __device__ __forceinline__ uint32_t pack_pair(float lo, float hi);
+template <> __device__ __forceinline__ uint32_t pack_pair<__half>(float lo, float hi)
 {
-    __half2 h = __floats2half2_rn(a, b);
+    __half2 h = __floats2half2_rn(lo, hi);
     return *(uint32_t *)&h;
 }
-template <> __device__ __forceinline__ uint32_t pack_pair<__nv_bfloat16>(float a, float b)
+template <> __device__ __forceinline__ uint32_t pack_pair<__nv_bfloat16>(float lo, float hi)
 {
-    __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
+    __nv_bfloat162 h = __floats2bfloat162_rn(lo, hi);
     return *(uint32_t *)&h;
 }
 
@@ -96,14 +100,9 @@ __device__ __forceinline__ void store_8(T *p, int64_t i, int64_t n, bool vec, co
 
 __device__ __forceinline__ float load_any(const void *p, sq_dtype t, int64_t i)
 {
-    switch (t) {
-    case SQ_DTYPE_F16:
-        return to_f32(((const __half *)p)[i]);
-    case SQ_DTYPE_BF16:
-        return to_f32(((const __nv_bfloat16 *)p)[i]);
-    default:
-        return ((const float *)p)[i];
-    }
+    if (t == SQ_DTYPE_BF16) return to_f32(((const __nv_bfloat16 *)p)[i]);
+    if (t == SQ_DTYPE_F16) return to_f32(((const __half *)p)[i]);
+    return ((const float *)p)[i];
 }
 
 /* N values from i on: one branch for all. */
@@ -130,16 +129,12 @@ __device__ __forceinline__ void load_all(float (&v)[N], const void *p, sq_dtype 
 
 __device__ __forceinline__ void store_any(void *p, sq_dtype t, int64_t i, float x)
 {
-    switch (t) {
-    case SQ_DTYPE_F16:
-        ((__half *)p)[i] = from_f32<__half>(x);
-        break;
-    case SQ_DTYPE_BF16:
-        ((__nv_bfloat16 *)p)[i] = from_f32<__nv_bfloat16>(x);
-        break;
-    default:
+    if (t == SQ_DTYPE_F32)
         ((float *)p)[i] = x;
-    }
+    else if (t == SQ_DTYPE_F16)
+        ((__half *)p)[i] = from_f32<__half>(x);
+    else
+        ((__nv_bfloat16 *)p)[i] = from_f32<__nv_bfloat16>(x);
 }
 
 static inline bool dtype_is_float(sq_dtype t)

@@ -1,9 +1,9 @@
 /* Eight values of a row as they lie in memory: many can be in flight before the first is converted.
- * And single values of a type known at run time only. */
+ */
 #ifndef SQ_CUDA_RAW8_CUH
 #define SQ_CUDA_RAW8_CUH
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/pack.cuh"
 
 template <class T> struct raw8 {
     enum { N_WORD = 2 * sizeof(T) };
@@ -69,33 +69,6 @@ __device__ __forceinline__ void raw8_values(float (&x)[8], const raw8<__half> &r
         x[2 * i] = f.x;
         x[2 * i + 1] = f.y;
     }
-}
-
-__device__ __forceinline__ float value_get(const void *p, sq_dtype t, int64_t i)
-{
-    if (t == SQ_DTYPE_BF16) return to_f32(((const __nv_bfloat16 *)p)[i]);
-    if (t == SQ_DTYPE_F16) return to_f32(((const __half *)p)[i]);
-    return ((const float *)p)[i];
-}
-
-__device__ __forceinline__ void value_put(void *p, sq_dtype t, int64_t i, float x)
-{
-    if (t == SQ_DTYPE_BF16)
-        ((__nv_bfloat16 *)p)[i] = from_f32<__nv_bfloat16>(x);
-    else if (t == SQ_DTYPE_F16)
-        ((__half *)p)[i] = from_f32<__half>(x);
-    else
-        ((float *)p)[i] = x;
-}
-
-static inline bool value_is_float(sq_dtype t)
-{
-    return t == SQ_DTYPE_F32 || t == SQ_DTYPE_F16 || t == SQ_DTYPE_BF16;
-}
-
-static inline bool raw8_wide(const void *p)
-{
-    return (uintptr_t)p % 16 == 0;
 }
 
 #endif

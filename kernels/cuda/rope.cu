@@ -1,5 +1,5 @@
 /* Rotary embedding of q and k, and the append of k and v to the caches, in one pass. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/pack.cuh"
 
 enum { ROPE_THREADS = 256, ROPE_MAX_HALF = 256 };
 
@@ -116,7 +116,7 @@ template <class T, class C> static void rope_start(sq_backend *be, const rope_ar
     const void *all[] = {a->q, a->k, a->v, a->cache_k, a->cache_v};
     bool wide = a->half % 8 == 0;
     for (const void *p : all)
-        wide = wide && (uintptr_t)p % 16 == 0;
+        wide = wide && cuda_aligned(p, 16);
     int64_t units = (int64_t)(a->n_head + 2 * a->n_head_kv) * a->half / (wide ? 8 : 1);
     int64_t most = (units + ROPE_THREADS - 1) / ROPE_THREADS;
     int64_t parts = (2 * cuda_of(be)->n_sm + a->n - 1) / a->n; /* few rows: spread each */

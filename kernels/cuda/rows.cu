@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ROW_THREADS = 128, ARGMAX_THREADS = 1024, ARGMAX_DEPTH = 8 };
+
 /* ---- patchify ---- */
 
 /* One patch a block. */
 template <class T, bool BYTES>
-__global__ __launch_bounds__(128) void patch_rows(T *y, int cols, const void *x,
-                                                  const float *level, int side, int patch)
+__global__ __launch_bounds__(ROW_THREADS) void patch_rows(T *y, int cols, const void *x,
+                                                          const float *level, int side, int patch)
 {
     int grid = side / patch, area = patch * patch;
     int view = blockIdx.x / (grid * grid), cell = blockIdx.x - view * grid * grid;
@@ -19,7 +21,7 @@ __global__ __launch_bounds__(128) void patch_rows(T *y, int cols, const void *x,
     T *to = y + (int64_t)blockIdx.x * cols;
     cuda_release();
     cuda_wait();
-    for (int k = threadIdx.x; k < cols; k += 128) {
+    for (int k = threadIdx.x; k < cols; k += ROW_THREADS) {
         int c = k / area, i = k - c * area, row = top + i / patch, col = left + i % patch;
         float v;
         if (c > 2) {
@@ -46,7 +48,7 @@ void cuda_patchify(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_te
         with_type(y->dtype, [&](auto t) {
             using type = decltype(t);
             cuda_launch(be, "patchify", bytes ? patch_rows<type, true> : patch_rows<type, false>,
-                        dim3((unsigned)n), 128, 0, (type *)y->data, (int)y->shape[1],
+                        dim3((unsigned)n), ROW_THREADS, 0, (type *)y->data, (int)y->shape[1],
                         (const void *)x->data, bytes ? (const float *)level->data : NULL, side,
                         patch);
         });
@@ -57,10 +59,10 @@ void cuda_patchify(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sq_te
 
 /* An id outside the table, as argmax gives for NaN, makes a row of NaN. */
 template <class W>
-__global__ __launch_bounds__(128) void embed_rows(float *y, const W *w, const int32_t *ids,
-                                                  int n_vocab, int64_t dim, bool vec)
+__global__ __launch_bounds__(ROW_THREADS) void embed_rows(float *y, const W *w, const int32_t *ids,
+                                                          int n_vocab, int64_t dim, bool vec)
 {
-    int64_t i = ((int64_t)blockIdx.y * 128 + threadIdx.x) * 8;
+    int64_t i = ((int64_t)blockIdx.y * ROW_THREADS + threadIdx.x) * 8;
     float v[8];
     cuda_release();
     cuda_wait();
@@ -81,13 +83,13 @@ void cuda_embed(sq_backend *be, sq_tensor *y, const sq_tensor *w, const sq_tenso
     int64_t dim = w->shape[1], n = ids->shape[0];
     bool vec = dim % 8 == 0 && cuda_aligned(y->data, 16) && cuda_aligned(w->data, 16);
     if (n <= 0 || dim <= 0) return;
-    bool known =
-        y->dtype == SQ_DTYPE_F32 && with_type(w->dtype, [&](auto t) {
-            using type = decltype(t);
-            cuda_launch(be, "embed", embed_rows<type>, dim3((unsigned)n, cuda_blocks(dim, 1024)),
-                        128, 0, (float *)y->data, (const type *)w->data, (const int32_t *)ids->data,
-                        (int)w->shape[0], dim, vec);
-        });
+    bool known = y->dtype == SQ_DTYPE_F32 && with_type(w->dtype, [&](auto t) {
+                     using type = decltype(t);
+                     cuda_launch(be, "embed", embed_rows<type>,
+                                 dim3((unsigned)n, cuda_blocks(dim, 8 * ROW_THREADS)), ROW_THREADS,
+                                 0, (float *)y->data, (const type *)w->data,
+                                 (const int32_t *)ids->data, (int)w->shape[0], dim, vec);
+                 });
     if (!known) cuda_refuse(be, "embed", "types");
 }
 
@@ -95,11 +97,12 @@ void cuda_embed(sq_backend *be, sq_tensor *y, const sq_tensor *w, const sq_tenso
 
 /* One output row a column of blocks, N values a thread; sums in double, in the order of entries. */
 template <class T, int N>
-__global__ __launch_bounds__(128, 8) void select_values(T *y, const float *x, const int32_t *start,
-                                                        const int32_t *index, const float *weight,
-                                                        int64_t dim)
+__global__ __launch_bounds__(ROW_THREADS, 8) void select_values(T *y, const float *x,
+                                                                const int32_t *start,
+                                                                const int32_t *index,
+                                                                const float *weight, int64_t dim)
 {
-    int64_t c = ((int64_t)blockIdx.y * 128 + threadIdx.x) * N;
+    int64_t c = ((int64_t)blockIdx.y * ROW_THREADS + threadIdx.x) * N;
     cuda_release();
     cuda_wait();
     if (c >= dim) return;
@@ -171,9 +174,10 @@ void cuda_select_rows(sq_backend *be, sq_tensor *y, const sq_tensor *x, const sp
         using type = decltype(t);
         bool vec =
             dim % 4 == 0 && cuda_aligned(x->data, 16) && cuda_aligned(y->data, 4 * sizeof(type));
-        dim3 grid((unsigned)m->n_out, cuda_blocks(dim, vec ? 512 : 128));
-        cuda_launch(be, "select", vec ? select_values<type, 4> : select_values<type, 1>, grid, 128,
-                    0, (type *)y->data, (const float *)x->data, start, index, weight, dim);
+        dim3 grid((unsigned)m->n_out, cuda_blocks(dim, (vec ? 4 : 1) * ROW_THREADS));
+        cuda_launch(be, "select", vec ? select_values<type, 4> : select_values<type, 1>, grid,
+                    ROW_THREADS, 0, (type *)y->data, (const float *)x->data, start, index, weight,
+                    dim);
     });
 }
 
@@ -216,10 +220,9 @@ __device__ __forceinline__ top_two top_of_warp(top_two t)
 
 /* One row a block; each thread has 32 values under way. N: values a load. */
 template <int N>
-__global__ __launch_bounds__(1024, 1) void argmax_rows(int32_t *best, float *gap, const float *x,
-                                                       int dim)
+__global__ __launch_bounds__(ARGMAX_THREADS, 1) void argmax_rows(int32_t *best, float *gap,
+                                                                 const float *x, int dim)
 {
-    constexpr int DEPTH = 8;
     __shared__ top_two part[32];
     const float low = __int_as_float((int)0xff800000); /* -inf */
     top_two t = {low, low, INT32_MAX};
@@ -227,11 +230,11 @@ __global__ __launch_bounds__(1024, 1) void argmax_rows(int32_t *best, float *gap
     cuda_release();
     cuda_wait();
     const float *row = x + (int64_t)blockIdx.x * dim;
-    for (int first = 0; first < dim; first += 1024 * DEPTH * N) {
-        float v[DEPTH][N];
+    for (int first = 0; first < dim; first += ARGMAX_THREADS * ARGMAX_DEPTH * N) {
+        float v[ARGMAX_DEPTH][N];
 #pragma unroll
-        for (int j = 0; j < DEPTH; j++) {
-            int i = first + (j * 1024 + threadIdx.x) * N;
+        for (int j = 0; j < ARGMAX_DEPTH; j++) {
+            int i = first + (j * ARGMAX_THREADS + threadIdx.x) * N;
 #pragma unroll
             for (int k = 0; k < N; k++)
                 v[j][k] = low;
@@ -242,11 +245,11 @@ __global__ __launch_bounds__(1024, 1) void argmax_rows(int32_t *best, float *gap
             }
         }
 #pragma unroll
-        for (int j = 0; j < DEPTH; j++)
+        for (int j = 0; j < ARGMAX_DEPTH; j++)
 #pragma unroll
             for (int k = 0; k < N; k++) {
                 nan |= v[j][k] != v[j][k];
-                top_take(t, v[j][k], first + (j * 1024 + threadIdx.x) * N + k);
+                top_take(t, v[j][k], first + (j * ARGMAX_THREADS + threadIdx.x) * N + k);
             }
     }
     t = top_of_warp(t);
@@ -270,6 +273,7 @@ void cuda_argmax(sq_backend *be, sq_tensor *best, sq_tensor *gap, const sq_tenso
         return;
     }
     bool vec = dim % 4 == 0 && cuda_aligned(x->data, 16);
-    cuda_launch(be, "argmax", vec ? argmax_rows<4> : argmax_rows<1>, dim3((unsigned)n), 1024, 0,
-                (int32_t *)best->data, (float *)gap->data, (const float *)x->data, (int)dim);
+    cuda_launch(be, "argmax", vec ? argmax_rows<4> : argmax_rows<1>, dim3((unsigned)n),
+                ARGMAX_THREADS, 0, (int32_t *)best->data, (float *)gap->data,
+                (const float *)x->data, (int)dim);
 }

@@ -1,5 +1,5 @@
 /* Attention on the asynchronous tensor cores of compute capability 9.0, for queries, keys, values
- * and result of one 16-bit type and heads of 64 or 128.
+ * and result in bf16 and heads of 64 or 128.
  *
  * A CTA has MW * KW groups of four warps. Group g takes 64 rows, those of g % MW, and every KW-th
  * tile of BN keys; the parts of a row are merged at the end, so that few queries can still occupy
@@ -10,16 +10,13 @@
  * A masked key has p = 0, but 0 * NaN is NaN. Rows past the end are copied as zeros; for the keys
  * that a mask hides, rows whose result is not finite are computed once more, without tensor
  * cores. */
-#ifndef SQ_FLASH_WGMMA_CUH
-#define SQ_FLASH_WGMMA_CUH
-
 #include "kernels/cuda/flash_args.cuh"
 #include "kernels/cuda/flash_ptx.cuh"
 
 #include <math.h>
 
-template <class T_, int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_config {
-    using T = T_;
+template <int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_config {
+    using T = __nv_bfloat16;
     static constexpr int D = D_, MW = MW_, KW = KW_, BN = BN_, STAGES = STAGES_;
     static constexpr int MIN_CTAS = CTAS_; /* of a multiprocessor */
     static constexpr int BM = 64 * MW, THREADS = 128 * MW * KW;
@@ -74,7 +71,7 @@ template <class C>
 __device__ __forceinline__ void wg_load(const CUtensorMap *map, uint32_t to, uint32_t bar, int head,
                                         int row, int seq)
 {
-    flash_bar_expect(bar, C::TILE_BYTES);
+    bar_expect(bar, C::TILE_BYTES);
 #pragma unroll
     for (int c = 0; c < C::D / 64; c++)
         flash_copy_box(to + c * C::BN * 128, map, bar, c * 64, head, row, seq);
@@ -93,7 +90,7 @@ template <class C>
 __device__ __forceinline__ void wg_load_queries(const wg_maps &maps, const wg_smem<C> &sh,
                                                 const wg_work &g)
 {
-    flash_bar_expect(sh.q_full(), C::Q_BYTES);
+    bar_expect(sh.q_full(), C::Q_BYTES);
 #pragma unroll
     for (int i = 0; i < C::D / 64 * C::MW; i++)
         flash_copy_box(sh.q() + i * 64 * 128, &maps.q, sh.q_full(), i / C::MW * 64, g.head,
@@ -109,8 +106,7 @@ __device__ __forceinline__ void wg_scores(float (&s)[N / 2], uint32_t q, uint32_
 #pragma unroll
     for (int i = 0; i < C::D / 16; i++) {
         const int in = i % 4 * 2; /* in units of 16 bytes */
-        wgmma_op<typename C::T, N>::scores(s, a + (i / 4 * C::BM * 8 + in),
-                                               b + (i / 4 * C::BN * 8 + in), i > 0);
+        wgmma_op<N>::scores(s, a + (i / 4 * C::BM * 8 + in), b + (i / 4 * C::BN * 8 + in), i > 0);
     }
     wgmma_end();
 }
@@ -124,7 +120,7 @@ __device__ __forceinline__ void wg_values(float (&o)[C::D / 2], const uint32_t (
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < N / 16; i++)
-        wgmma_op<typename C::T, C::D>::values(o, p + 4 * i, b + i * 16 * 8);
+        wgmma_op<C::D>::values(o, p + 4 * i, b + i * 16 * 8);
     wgmma_end();
 }
 
@@ -142,13 +138,6 @@ __device__ __forceinline__ void wg_mask(float (&s)[N / 2], int row, int k0, cons
             for (int e = 0; e < 2; e++)
                 if (n * 8 + e < lo || n * 8 + e >= hi) s[n * 4 + r * 2 + e] = -INFINITY;
     }
-}
-
-/* Where powers of two are counted from. Not fused with what follows: the same maximum must give
- * the same number every time, or sums drift. */
-__device__ __forceinline__ float wg_base(float max, float scale)
-{
-    return max == -INFINITY ? 0 : __fmul_rn(max, scale);
 }
 
 /* s becomes p = 2^(scale s - base); keep is what the rows so far must be multiplied with. The
@@ -169,7 +158,7 @@ __device__ __forceinline__ void wg_softmax(float (&s)[N / 2], wg_rows<C> &w, flo
         float all = fmaxf(fmaxf(max[0], max[1]), fmaxf(max[2], max[3]));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 1));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 2));
-        base[r] = wg_base(all, scale);
+        base[r] = flash_base(all, scale);
         keep[r] = exp2_fast(__fmul_rn(w.m[r], scale) - base[r]);
         w.m[r] = all;
     }
@@ -227,7 +216,7 @@ __device__ __forceinline__ void wg_attend(wg_rows<C> &w, const wg_maps &maps, co
     float s[BN / 2], keep[2] = {1, 1};
     uint32_t p[BN / 4];
     auto wait = [&](int kind, int tile) {
-        flash_bar_wait(sh.bar(kind, g.slot + tile % C::STAGES), tile / C::STAGES & 1);
+        bar_wait(sh.bar(kind, g.slot + tile % C::STAGES), tile / C::STAGES & 1);
     };
     if (n == 0) return;
     wait(WG_K_FULL, 0);
@@ -253,7 +242,7 @@ __device__ __forceinline__ void wg_attend(wg_rows<C> &w, const wg_maps &maps, co
         if (live) wg_weigh<C, BN>(s, w, keep, g.key + (t + 1) * g.step, all, g.row, a);
         wgmma_done<0>();
         wgmma_pin(w.o);
-        if (threadIdx.x % 32 == 0) flash_bar_arrive(sh.bar(WG_EMPTY, slot));
+        if (threadIdx.x % 32 == 0) bar_arrive(sh.bar(WG_EMPTY, slot));
         wg_rescale<C>(w, keep);
         wg_pack<C, BN>(p, s);
     }
@@ -304,7 +293,7 @@ __device__ __forceinline__ void wg_merge(wg_rows<C> &w, float *x, float scale)
     float keep[2], keep2[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float m2 = part[(C::D / 2 + r) * HALF], base = wg_base(fmaxf(w.m[r], m2), scale);
+        float m2 = part[(C::D / 2 + r) * HALF], base = flash_base(fmaxf(w.m[r], m2), scale);
         keep[r] = exp2_fast(__fmul_rn(w.m[r], scale) - base);
         keep2[r] = exp2_fast(__fmul_rn(m2, scale) - base);
         w.l[r] = w.l[r] * keep[r] + part[(C::D / 2 + 2 + r) * HALF] * keep2[r];
@@ -358,8 +347,8 @@ __device__ __forceinline__ void wg_careful(const flash_place &p, int row, const 
     }
 }
 
-/* Divides by the sums and writes the warp's 16 rows; stage has room for them, 16 rows of 64 columns
- * and as many of the next 64 panel bytes further. */
+/* Divides by the sums and writes the warp's 16 rows. stage is where their queries were, which no
+ * other warp reads now: 16 rows of 64 columns, and as many of the next 64 PANEL bytes further. */
 template <class C>
 __device__ __forceinline__ void wg_write(wg_rows<C> &w, char *stage, const flash_place &p, int row,
                                          const flash_args &a)
@@ -414,7 +403,7 @@ template <class C> __device__ __forceinline__ wg_work wg_find(const flash_args &
     return g;
 }
 
-/* scale is multiplied with log2(e). */
+/* scale is multiplied with LOG2_E. */
 template <class C>
 static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     flash_wgmma_kernel(const __grid_constant__ wg_maps maps, const __grid_constant__ flash_args a)
@@ -425,13 +414,13 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
     const wg_work g = wg_find<C>(a);
     const int warp = threadIdx.x / 32 % (4 * C::MW), n_row = g.p.row1 - g.p.row0 + 1;
     if (threadIdx.x == 0) {
-        flash_bar_init(sh.q_full(), 1);
+        bar_init(sh.q_full(), 1);
         for (int i = 0; i < C::SLOTS; i++) {
-            flash_bar_init(sh.bar(WG_K_FULL, i), 1);
-            flash_bar_init(sh.bar(WG_V_FULL, i), 1);
-            flash_bar_init(sh.bar(WG_EMPTY, i), min(4 * C::MW, (n_row + 63) / 64 * 4));
+            bar_init(sh.bar(WG_K_FULL, i), 1);
+            bar_init(sh.bar(WG_V_FULL, i), 1);
+            bar_init(sh.bar(WG_EMPTY, i), min(4 * C::MW, (n_row + 63) / 64 * 4));
         }
-        flash_bar_init_done();
+        bar_init_done();
     }
     __syncthreads();
     cuda_wait();
@@ -448,7 +437,7 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
         w.o[i] = 0;
     w.m[0] = w.m[1] = -INFINITY;
     w.l[0] = w.l[1] = 0;
-    flash_bar_wait(sh.q_full(), 0);
+    bar_wait(sh.q_full(), 0);
     wg_attend<C>(w, maps, sh, sh.q() + warp / 4 * 64 * 128, g, a);
     if (C::KW > 1) {
         wg_merge<C>(w, (float *)(wg_shared + C::Q_BYTES), a.scale);
@@ -465,9 +454,10 @@ static __global__ void __launch_bounds__(C::THREADS, C::MIN_CTAS)
 template <class C> static bool wg_start(sq_backend *be, flash_args a)
 {
     wg_maps maps;
-    if (!cuda_flash_map(&maps.q, a.q, a.q_type, C::D, a.n_head, a.n_q, a.n_seq, 64) ||
-        !cuda_flash_map(&maps.k, a.k, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN) ||
-        !cuda_flash_map(&maps.v, a.v, a.q_type, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN))
+    if (!cuda_here(be, "attn")) return true; /* maps are made in the current context */
+    if (!cuda_flash_map(&maps.q, a.q, C::D, a.n_head, a.n_q, a.n_seq, 64) ||
+        !cuda_flash_map(&maps.k, a.k, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN) ||
+        !cuda_flash_map(&maps.v, a.v, C::D, a.n_head_kv, a.n_kv, a.n_seq, C::BN))
         return false;
     a.group = a.n_head / a.n_head_kv;
     a.n_tile = (a.n_q + C::BM - 1) / C::BM;
@@ -479,19 +469,17 @@ template <class C> static bool wg_start(sq_backend *be, flash_args a)
 }
 
 /* Wide CTAs read keys and values less often, but only many of them fill the device. */
-template <class T> static bool flash_wgmma(sq_backend *be, flash_args a)
+bool cuda_flash_wgmma(sq_backend *be, flash_args a)
 {
     const int64_t wide = (int64_t)((a.n_q + 127) / 128) * a.n_head * a.n_seq;
     const int n_sm = cuda_of(be)->n_sm;
-    a.scale *= 1.44269504f; /* log2(e) */
-    if (a.n_seq > 65535 || a.n_q / 64 >= 65535) return false;
+    a.scale *= LOG2_E;
+    if (a.n_seq > CUDA_GRID_YZ || a.n_q / 64 >= CUDA_GRID_YZ) return false;
     if (a.head_dim == 64)
-        return wide >= 2 * n_sm ? wg_start<wg_config<T, 64, 2, 1, 64, 4, 2>>(be, a)
-                                : wg_start<wg_config<T, 64, 1, 2, 64, 3, 2>>(be, a);
+        return wide >= 2 * n_sm ? wg_start<wg_config<64, 2, 1, 64, 4, 2>>(be, a)
+                                : wg_start<wg_config<64, 1, 2, 64, 3, 2>>(be, a);
     if (a.head_dim == 128)
-        return wide >= n_sm ? wg_start<wg_config<T, 128, 2, 1, 128, 3, 1>>(be, a)
-                            : wg_start<wg_config<T, 128, 1, 2, 64, 3, 1>>(be, a);
+        return wide >= n_sm ? wg_start<wg_config<128, 2, 1, 128, 3, 1>>(be, a)
+                            : wg_start<wg_config<128, 1, 2, 64, 3, 1>>(be, a);
     return false;
 }
-
-#endif
