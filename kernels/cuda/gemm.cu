@@ -51,11 +51,8 @@ int cuda_gemm_open(sq_backend *be, sq_error *err)
     if (!g) return error_set(err, SQ_E_NOMEM, "cuda: out of memory");
     cublasStatus_t st = cublasLtCreate(&g->lt);
     if (st) return error_set(err, SQ_E_BACKEND, "cuda: cuBLASLt: %s", cublasLtGetStatusString(st));
-    cudaError_t rc = cudaMalloc(&g->workspace, WORKSPACE);
-    if (rc)
-        return error_set(err, rc == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_BACKEND,
-                         "cuda: cuBLASLt: %s", cudaGetErrorString(rc));
-    return SQ_OK;
+    g->workspace = cuda_alloc(be, WORKSPACE);
+    return g->workspace ? SQ_OK : error_set(err, SQ_E_NOMEM, "cuda: no room for a workspace");
 }
 
 static void plan_clear(gemm_plan *p)
@@ -73,7 +70,7 @@ void cuda_gemm_close(sq_backend *be)
     if (!g) return;
     for (int i = 0; i < N_SET * N_WAY; i++)
         plan_clear(&g->plan[0][0] + i);
-    cudaFree(g->workspace);
+    cuda_free(be, g->workspace);
     if (g->lt) cublasLtDestroy(g->lt);
     free(g);
     cuda_of(be)->gemm = NULL;
@@ -210,9 +207,13 @@ static bool product_run(sq_backend *be, const product *c)
     if (be->err.code) return true;
     cublasStatus_t st = plan_run(be, p, c);
     if (st)
-        error_set(&be->err, SQ_E_BACKEND, "cuda: %s, layer %d: cuBLASLt: %s", c->op, be->layer,
-                  cublasLtGetStatusString(st));
+        cuda_fail(be, c->op, SQ_E_BACKEND, cublasLtGetStatusString(st));
     return true;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
 }
 
 /* ---- bias and activation ---- */
@@ -278,15 +279,14 @@ static void bias_act(sq_backend *be, const char *op, sq_tensor *const y[],
     bool wide = job.out % per_word == 0;
     for (int i = 0; i < n; i++) {
         job.part[i].y = y[i]->data;
-        wide = wide && (uintptr_t)y[i]->data % 16 == 0;
+        wide = wide && cuda_aligned(y[i]->data, 16);
         if (!b || !b[i]) continue;
         job.part[i].b = b[i]->data;
         job.part[i].b_type = b[i]->dtype;
     }
     int64_t cols = 32 * (wide ? per_word : 1), rows = 8 * N_ROW_THREAD;
-    int64_t grid_y = (job.n + rows - 1) / rows;
-    dim3 grid((unsigned)((job.out + cols - 1) / cols), (unsigned)(grid_y < 65535 ? grid_y : 65535),
-              (unsigned)n);
+    dim3 grid((unsigned)((job.out + cols - 1) / cols),
+              (unsigned)smaller((job.n + rows - 1) / rows, CUDA_GRID_YZ), (unsigned)n);
     with_type(y[0]->dtype, [&](auto t) {
         typedef decltype(t) T;
         cuda_launch(be, op, wide ? bias_kernel<T, true> : bias_kernel<T, false>, grid, dim3(32, 8),
@@ -299,11 +299,6 @@ static void bias_act(sq_backend *be, const char *op, sq_tensor *const y[],
 static bool has_bias(const sq_tensor *const b[], int i)
 {
     return b && b[i] && b[i]->data;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 static int32_t alignment(const void *p)
@@ -340,7 +335,7 @@ static bool bias_fits(product *c, sq_tensor *const y[], const sq_tensor *const b
 {
     for (int i = 0; i < n; i++) {
         if (!has_bias(b, i) || b[i]->dtype != y[i]->dtype) return false;
-        if ((uintptr_t)b[i]->data % 16) return false;
+        if (!cuda_aligned(b[i]->data, 16)) return false;
         if (i == 0) continue;
         int64_t step = elements_between(b[i - 1]->data, b[i]->data, b[i]->dtype);
         if (!step || step % 8 || (i > 1 && step != c->key.step_b)) return false;
@@ -432,7 +427,7 @@ static void products_of(sq_backend *be, const char *op, sq_tensor *const y[], co
                         const linear_desc *d)
 {
     int64_t rows = x->shape[0], in = w[0]->shape[1];
-    if (be->err.code || rows == 0) return;
+    if (rows == 0 || !cuda_here(be, op)) return;
     for (int i = 0; i < n; i++)
         if (w[i]->dtype != be->act || n > 3) {
             cuda_refuse(be, op, n > 3 ? "more than three products" : "weights not of its type");

@@ -105,26 +105,23 @@ __device__ __forceinline__ float load_any(const void *p, sq_dtype t, int64_t i)
     return ((const float *)p)[i];
 }
 
+template <class T, int N> __device__ __forceinline__ void load_n(float (&v)[N], const T *p)
+{
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        v[k] = to_f32(p[k]);
+}
+
 /* N values from i on: one branch for all. */
 template <int N>
 __device__ __forceinline__ void load_all(float (&v)[N], const void *p, sq_dtype t, int64_t i)
 {
-    switch (t) {
-    case SQ_DTYPE_F16:
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            v[k] = to_f32(((const __half *)p)[i + k]);
-        break;
-    case SQ_DTYPE_BF16:
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            v[k] = to_f32(((const __nv_bfloat16 *)p)[i + k]);
-        break;
-    default:
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            v[k] = ((const float *)p)[i + k];
-    }
+    if (t == SQ_DTYPE_BF16)
+        load_n(v, (const __nv_bfloat16 *)p + i);
+    else if (t == SQ_DTYPE_F16)
+        load_n(v, (const __half *)p + i);
+    else
+        load_n(v, (const float *)p + i);
 }
 
 __device__ __forceinline__ void store_any(void *p, sq_dtype t, int64_t i, float x)

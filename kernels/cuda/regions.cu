@@ -81,7 +81,7 @@ static void region_record(sq_backend *be, region *r, void (*fn)(void *), void *u
 void cuda_region(sq_backend *be, const void *key, size_t key_size, void (*fn)(void *), void *user)
 {
     cuda_priv *p = cuda_of(be);
-    if (be->err.code) return;
+    if (!cuda_here(be, "region")) return;
     if (!p->regions) p->regions = (cuda_regions *)calloc(1, sizeof *p->regions);
     region *r = p->regions ? region_find(p->regions, key, key_size) : NULL;
     if (!r) { /* seen for the first time */

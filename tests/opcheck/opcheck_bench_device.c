@@ -309,7 +309,7 @@ static void run_batch(void *user)
         t->item->run(t->b, t->item);
 }
 
-/* ms of one call; the first rounds choose algorithms, record, and warm up. */
+/* ms of one call; the first rounds load kernels, record, and warm up. */
 static oc_time batch_time(dev_bench *b, const dev_item *i, bool region)
 {
     double ms[ROUNDS];
