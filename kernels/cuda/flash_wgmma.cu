@@ -24,6 +24,7 @@ template <int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_c
     static constexpr int SLOTS = KW * STAGES;
     static constexpr int BARS = Q_BYTES + 2 * SLOTS * TILE_BYTES;
     static constexpr int SMEM = BARS + 8 * (1 + 3 * SLOTS);
+    static constexpr int RISE = 8; /* powers of two by which p may pass 1 before rows are rescaled */
     static constexpr int TAIL = 16; /* as few keys at the end get products of their own */
     static constexpr int PART = D / 2 + 4; /* numbers of a thread that are merged */
     static_assert((KW - 1) * MW * 128 * PART * 4 <= 2 * SLOTS * TILE_BYTES, "merging has room");
@@ -158,9 +159,10 @@ __device__ __forceinline__ void wg_softmax(float (&s)[N / 2], wg_rows<C> &w, flo
         float all = fmaxf(fmaxf(max[0], max[1]), fmaxf(max[2], max[3]));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 1));
         all = fmaxf(all, __shfl_xor_sync(~0u, all, 2));
-        base[r] = flash_base(all, scale);
-        keep[r] = exp2_fast(__fmul_rn(w.m[r], scale) - base[r]);
-        w.m[r] = all;
+        const float old = __fmul_rn(w.m[r], scale);
+        if (!(__fmul_rn(all, scale) - old <= C::RISE)) w.m[r] = all;
+        base[r] = flash_base(w.m[r], scale);
+        keep[r] = exp2_fast(old - base[r]);
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -187,6 +189,7 @@ __device__ __forceinline__ void wg_pack(uint32_t (&p)[N / 4], const float (&s)[N
 
 template <class C> __device__ __forceinline__ void wg_rescale(wg_rows<C> &w, const float keep[2])
 {
+    if (__all_sync(~0u, keep[0] == 1 && keep[1] == 1)) return;
 #pragma unroll
     for (int i = 0; i < C::D / 2; i++)
         w.o[i] *= keep[i / 2 % 2];
@@ -388,7 +391,8 @@ __device__ __forceinline__ void wg_write(wg_rows<C> &w, char *stage, const flash
 
 template <class C> __device__ __forceinline__ wg_work wg_find(const flash_args &a)
 {
-    const int warp = threadIdx.x / 32, key_group = warp / (4 * C::MW);
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* so that the compiler sees one number */
+    const int key_group = C::KW == 1 ? 0 : warp / (4 * C::MW);
     wg_work g;
     g.head = blockIdx.x;
     g.head_kv = g.head / a.group;
