@@ -10,8 +10,9 @@
 
 enum {
     N_SET = 64,
-    N_WAY = 8,       /* plans of one hash */
-    N_ROW_THREAD = 4 /* rows that a thread of the bias kernel handles */
+    N_WAY = 8,      /* plans of one hash */
+    BIAS_WARPS = 4, /* of a block of the bias kernel: each takes rows of its own */
+    BIAS_ROWS = 4   /* of a thread at a time */
 };
 static const size_t WORKSPACE = (size_t)32 << 20; /* what cuBLAS takes on Hopper */
 
@@ -94,7 +95,7 @@ static bool layout_make(cublasLtMatrixLayout_t *m, int32_t type, int64_t rows, i
                                              sizeof step);
 }
 
-/* Products and sums are f32 (never TF32); in 16-bit types the partial sums of a split are too. */
+/* Products and sums are f32 (never TF32). */
 static bool plan_describe(gemm_plan *p, const product *c)
 {
     const gemm_key *k = &p->key;
@@ -128,7 +129,8 @@ static bool prefer(cublasLtMatmulPreference_t pref, cublasLtMatmulPreferenceAttr
     return !cublasLtMatmulPreferenceSetAttribute(pref, what, &value, sizeof value);
 }
 
-/* False when cuBLASLt has no algorithm for it. */
+/* False when cuBLASLt has no algorithm for it. None that splits sums over two kernels: where it
+ * likes them (84 rows of 11008), others are faster. */
 static bool plan_choose(const cuda_gemm *g, gemm_plan *p)
 {
     const gemm_key *k = &p->key;
@@ -140,8 +142,7 @@ static bool plan_choose(const cuda_gemm *g, gemm_plan *p)
     bool ok =
         !cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
                                               sizeof most) &&
-        prefer(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-               CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
+        prefer(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_NONE) &&
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)k->align_w) &&
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)k->align_x) &&
         prefer(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)k->align_y) &&
@@ -228,42 +229,33 @@ struct bias_job {
     sq_act act;
 };
 
-template <class T, int N> struct alignas(N * sizeof(T)) row_piece {
-    T v[N];
-};
-
 /* y = act(y + b) in place: a thread keeps its columns' bias for several rows, which it loads before
  * it stores one. */
 template <class T, bool WIDE>
-__global__ void __launch_bounds__(256) bias_kernel(const __grid_constant__ bias_job job)
+__global__ void __launch_bounds__(32 * BIAS_WARPS) bias_kernel(const __grid_constant__ bias_job job)
 {
-    constexpr int N = WIDE ? 16 / sizeof(T) : 1;
+    constexpr int N = WIDE ? 16 / sizeof(T) : 1, STEP = BIAS_WARPS * BIAS_ROWS;
     const int64_t col = ((int64_t)blockIdx.x * 32 + threadIdx.x) * N;
     T *y = (T *)job.part[blockIdx.z].y + col;
     const void *b = job.part[blockIdx.z].b;
     float bias[N] = {};
     cuda_release();
-    if (col < job.out && b) load_all(bias, b, job.part[blockIdx.z].b_type, col);
+    if (col < job.out && b) load_any_run(bias, b, job.part[blockIdx.z].b_type, col);
     cuda_wait();
     if (col >= job.out) return;
-    for (int64_t r = blockIdx.y * 8 * N_ROW_THREAD + threadIdx.y; r < job.n;
-         r += gridDim.y * 8 * N_ROW_THREAD) {
-        row_piece<T, N> p[N_ROW_THREAD];
+    for (int64_t r = blockIdx.y * STEP + threadIdx.y; r < job.n; r += gridDim.y * STEP) {
+        float v[BIAS_ROWS][N];
 #pragma unroll
-        for (int k = 0; k < N_ROW_THREAD; k++)
-            if (r + k * 8 < job.n) p[k] = *(const row_piece<T, N> *)(y + (r + k * 8) * job.out);
+        for (int k = 0; k < BIAS_ROWS; k++)
+            if (r + k * BIAS_WARPS < job.n) load_run(v[k], y + (r + k * BIAS_WARPS) * job.out);
 #pragma unroll
-        for (int k = 0; k < N_ROW_THREAD; k++) {
-            float f[N];
-            if (r + k * 8 >= job.n) break;
+        for (int k = 0; k < BIAS_ROWS; k++) {
+            if (r + k * BIAS_WARPS >= job.n) break;
 #pragma unroll
             for (int i = 0; i < N; i++)
-                f[i] = to_f32(p[k].v[i]) + bias[i];
-            act_all<sizeof(T) == 2>(f, job.act);
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                p[k].v[i] = from_f32<T>(f[i]);
-            *(row_piece<T, N> *)(y + (r + k * 8) * job.out) = p[k];
+                v[k][i] += bias[i];
+            act_all<sizeof(T) == 2>(v[k], job.act);
+            store_run(y + (r + k * BIAS_WARPS) * job.out, v[k]);
         }
     }
 }
@@ -281,16 +273,17 @@ static void bias_act(sq_backend *be, const char *op, sq_tensor *const y[],
         job.part[i].y = y[i]->data;
         wide = wide && cuda_aligned(y[i]->data, 16);
         if (!b || !b[i]) continue;
+        wide = wide && cuda_aligned(b[i]->data, 16);
         job.part[i].b = b[i]->data;
         job.part[i].b_type = b[i]->dtype;
     }
-    int64_t cols = 32 * (wide ? per_word : 1), rows = 8 * N_ROW_THREAD;
+    int64_t cols = 32 * (wide ? per_word : 1), rows = BIAS_WARPS * BIAS_ROWS;
     dim3 grid((unsigned)((job.out + cols - 1) / cols),
               (unsigned)smaller((job.n + rows - 1) / rows, CUDA_GRID_YZ), (unsigned)n);
     with_type(y[0]->dtype, [&](auto t) {
         typedef decltype(t) T;
-        cuda_launch(be, op, wide ? bias_kernel<T, true> : bias_kernel<T, false>, grid, dim3(32, 8),
-                    0, job);
+        cuda_launch(be, op, wide ? bias_kernel<T, true> : bias_kernel<T, false>, grid,
+                    dim3(32, BIAS_WARPS), 0, job);
     });
 }
 

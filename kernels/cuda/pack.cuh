@@ -73,6 +73,23 @@ template <class T, int N> __device__ __forceinline__ void store_pack(T *p, const
         ((word *)p)[j] = w[j];
 }
 
+/* As load_pack and store_pack, or a single value. */
+template <class T, int N> __device__ __forceinline__ void load_run(float (&v)[N], const T *p)
+{
+    if constexpr (N == 1)
+        v[0] = to_f32(*p);
+    else
+        load_pack(v, p);
+}
+
+template <class T, int N> __device__ __forceinline__ void store_run(T *p, const float (&v)[N])
+{
+    if constexpr (N == 1)
+        *p = from_f32<T>(v[0]);
+    else
+        store_pack(p, v);
+}
+
 /* Values i .. i+7 of p[n]; beyond the end 0. vec: p is aligned to 16 bytes (i % 8 == 0). */
 template <class T>
 __device__ __forceinline__ void load_8(float (&v)[8], const T *p, int64_t i, int64_t n, bool vec)
@@ -105,23 +122,16 @@ __device__ __forceinline__ float load_any(const void *p, sq_dtype t, int64_t i)
     return ((const float *)p)[i];
 }
 
-template <class T, int N> __device__ __forceinline__ void load_n(float (&v)[N], const T *p)
-{
-#pragma unroll
-    for (int k = 0; k < N; k++)
-        v[k] = to_f32(p[k]);
-}
-
-/* N values from i on: one branch for all. */
+/* load_any for N values from i on, as load_run. */
 template <int N>
-__device__ __forceinline__ void load_all(float (&v)[N], const void *p, sq_dtype t, int64_t i)
+__device__ __forceinline__ void load_any_run(float (&v)[N], const void *p, sq_dtype t, int64_t i)
 {
     if (t == SQ_DTYPE_BF16)
-        load_n(v, (const __nv_bfloat16 *)p + i);
+        load_run(v, (const __nv_bfloat16 *)p + i);
     else if (t == SQ_DTYPE_F16)
-        load_n(v, (const __half *)p + i);
+        load_run(v, (const __half *)p + i);
     else
-        load_n(v, (const float *)p + i);
+        load_run(v, (const float *)p + i);
 }
 
 __device__ __forceinline__ void store_any(void *p, sq_dtype t, int64_t i, float x)
