@@ -24,7 +24,7 @@ template <int D_, int MW_, int KW_, int BN_, int STAGES_, int CTAS_> struct wg_c
     static constexpr int SLOTS = KW * STAGES;
     static constexpr int BARS = Q_BYTES + 2 * SLOTS * TILE_BYTES;
     static constexpr int SMEM = BARS + 8 * (1 + 3 * SLOTS);
-    static constexpr int RISE = 8; /* powers of two by which p may pass 1 before rows are rescaled */
+    static constexpr int RISE = 8; /* powers of two by which p may pass 1, and no rescaling */
     static constexpr int TAIL = 16; /* as few keys at the end get products of their own */
     static constexpr int PART = D / 2 + 4; /* numbers of a thread that are merged */
     static_assert((KW - 1) * MW * 128 * PART * 4 <= 2 * SLOTS * TILE_BYTES, "merging has room");
@@ -391,7 +391,7 @@ __device__ __forceinline__ void wg_write(wg_rows<C> &w, char *stage, const flash
 
 template <class C> __device__ __forceinline__ wg_work wg_find(const flash_args &a)
 {
-    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* so that the compiler sees one number */
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* one number, as ptxas sees then */
     const int key_group = C::KW == 1 ? 0 : warp / (4 * C::MW);
     wg_work g;
     g.head = blockIdx.x;
