@@ -90,14 +90,12 @@ device() {
         lacks "backend $backend does not start"
 }
 
-# One slot of opcheck under compute-sanitizer; its log and exit code lie in $dir.
 sanitize_slot() {
     every=1
     case $1.$3 in racecheck.attn | racecheck.attn_step | racecheck.linear) every=6 ;; esac
     run_within "$slot_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 100 \
         "$opcheck" --backend "$backend" --compute "$2" --every $every \
-        --slot "$(echo "$3" | tr '~' ' ')" > "$dir/$3.log" 2>&1
-    echo $? > "$dir/$3.code"
+        --slot "$(echo "$3" | tr '~' ' ')"
 }
 
 # Whether all that racecheck reports lies in cuBLASLt's kernels (nvjet_*), which hand shared memory
@@ -113,14 +111,19 @@ sanitize() {
     slots=$(sed -n 's/^    {"\([a-z_ ]*\)", oc_check.*/\1/p' $table | tr ' ' '~')
     [ "$(echo "$slots" | wc -l)" -gt 15 ] || { echo "$table: slots not found" && return 1; }
     if [ -n "$dry" ]; then
-        run_within "$slot_seconds" compute-sanitizer --tool "$1" "$opcheck" --backend "$backend" \
-            --compute "$2" --slot SLOT
+        for slot in $slots; do
+            sanitize_slot "$1" "$2" "$slot"
+        done
         return
     fi
     command -v compute-sanitizer || { lacks "no compute-sanitizer"; return; }
     mkdir -p "$dir" || return
     for slot in $slots; do
-        OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive sanitize_slot "$1" "$2" "$slot" &
+        (
+            export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+            sanitize_slot "$1" "$2" "$slot" > "$dir/$slot.log" 2>&1
+            echo $? > "$dir/$slot.code"
+        ) &
     done
     wait
     for slot in $slots; do
