@@ -93,7 +93,7 @@ device() {
 sanitize_slot() {
     every=1
     case $1.$3 in racecheck.attn | racecheck.attn_step | racecheck.linear) every=6 ;; esac
-    run_within "$slot_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 100 \
+    run_within "$slot_seconds" compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 1000 \
         "$opcheck" --backend "$backend" --compute "$2" --every $every \
         --slot "$(echo "$3" | tr '~' ' ')"
 }
@@ -101,8 +101,9 @@ sanitize_slot() {
 # Whether all that racecheck reports lies in cuBLASLt's kernels (nvjet_*), which hand shared memory
 # on in ways that it does not know. Leaving them out by name makes the sanitizer itself fail.
 only_library() {
-    grep -q 'Race reported' "$1" && ! grep 'Race reported' "$1" | grep -qv 'at nvjet_' &&
-        grep -q ' 0 failed$' "$1"
+    n=$(grep -c 'Race reported' "$1") # at the limit of printed reports one of ours may be missing
+    [ "$n" -gt 0 ] && [ "$n" -lt 1000 ] && grep -q ' 0 failed$' "$1" &&
+        ! grep 'Race reported' "$1" | grep -qv 'at nvjet_'
 }
 
 # All slots at once, each in a process of its own: one that takes too long costs only itself.

@@ -57,8 +57,8 @@ static int device_count(int *n, sq_error *err)
                      CUDART_VERSION % 1000 / 10);
 }
 
-/* Every file is compiled for the same architectures, so one kernel stands for all. What else is
- * wrong with the device is for opening it to find. */
+/* Every file is compiled for the same architectures, so one kernel stands for all. Whatever else is
+ * wrong is not told here. */
 static bool device_has_code(int device)
 {
     cudaFuncAttributes unused;

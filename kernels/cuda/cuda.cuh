@@ -135,12 +135,6 @@ __device__ __forceinline__ float warp_sum(float x)
     return x;
 }
 
-/* NaN wins, unlike in fmaxf: what is poisoned stays visible. */
-__device__ __forceinline__ float max_nan(float a, float b)
-{
-    return a != a || a > b ? a : b;
-}
-
 /* Calls f(T{}) with the C++ type of a float dtype. False for any other. */
 template <class F> bool with_type(sq_dtype t, F f)
 {

@@ -8,8 +8,8 @@
  * is waited for.
  *
  * A masked key has p = 0, but 0 * NaN is NaN. Rows past the end are copied as zeros; for the keys
- * that a mask hides, rows whose result is not finite are computed once more, without tensor
- * cores. */
+ * that a mask hides, rows whose result is not finite are computed once more, without tensor cores,
+ * where there is a mask. */
 #include "kernels/cuda/flash_args.cuh"
 #include "kernels/cuda/flash_ptx.cuh"
 
@@ -63,7 +63,8 @@ struct wg_work {
 };
 
 /* What a thread holds of its rows lane/4 and lane/4 + 8 of the warp's 16: o[4n + e] is column
- * 8n + lane%4*2 + e%2 of row e/2. l is the sum over the thread's own keys. */
+ * 8n + lane%4*2 + e%2 of row e/2. p is counted from the score m, at most RISE below the largest so
+ * far; l is the sum over the thread's own keys. */
 template <class C> struct wg_rows {
     float o[C::D / 2], m[2], l[2];
 };

@@ -68,8 +68,8 @@ void *cuda_alloc(void *user, size_t size)
     sq_backend *be = (sq_backend *)user;
     cuda_staging *s = cuda_of(be)->staging;
     void *p = NULL;
-    if (!blocks_reserve(s) || cudaSetDevice(cuda_of(be)->device)) return NULL;
-    if (cudaMalloc(&p, size ? size : 1) != cudaSuccess) {
+    if (!blocks_reserve(s)) return NULL;
+    if (cudaSetDevice(cuda_of(be)->device) || cudaMalloc(&p, size ? size : 1)) {
         (void)cudaGetLastError();
         return NULL;
     }
