@@ -49,6 +49,7 @@ ifeq ($(OWN_NVCC),)
 	ln -s "$$PWD" $(CURDIR)/.cuda/toolkit
 endif
 
+demo: TARGETS = squint
 demo: deps all
 	@mkdir -p demo-out
 	@for keep in 576 144; do \
