@@ -3,6 +3,8 @@
 #include "cli_shell.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 
 /* ---- usage ---- */
@@ -169,7 +171,11 @@ static void test_interrupt(void **state)
                       "done; exec $squint ask -m models/demo --backend cpu --compute f32 "
                       "--threads 1 -p x \"$@\" --image nosuch.jpg >$T/none 2>$T/notices");
     assert_true(pid > 0);
-    FILE *f = fopen(path, "r"); /* waits for the program to open it */
+    struct pollfd said = {.fd = open(path, O_RDONLY | O_NONBLOCK), .events = POLLIN};
+    assert_true(said.fd >= 0);
+    assert_int_equal(poll(&said, 1, 120000), 1); /* a program that did not start says nothing */
+    assert_int_equal(fcntl(said.fd, F_SETFL, 0), 0);
+    FILE *f = fdopen(said.fd, "r");
     assert_non_null(f);
     assert_non_null(fgets(line, sizeof line, f));
     assert_non_null(strstr(line, "trained on picture tiles")); /* said with the first picture */
