@@ -332,7 +332,7 @@ static int prefill(answer_run *a, int from)
     for (int i = 0; i < from; i++)
         picture += a->ids[i] == PROMPT_IMAGE;
     if (rows < 1) return error_set(&s->err, SQ_E_ARG, "the prompt is empty");
-    if (held + rows >= s->n_ctx)
+    if (held + rows > s->n_ctx)
         return error_set(&s->err, SQ_E_LIMIT, "the prompt needs %d tokens, the context holds %d",
                          held + rows, s->n_ctx);
     arena_mark mark = arena_get_mark(&s->dev);
@@ -461,7 +461,7 @@ static int generate(answer_run *a, const char **why)
             break;
         }
         if (i + 1 == max) break;
-        if (s->kv.len[0] + 1 >= s->n_ctx) {
+        if (s->kv.len[0] >= s->n_ctx) {
             *why = "context full";
             break;
         }

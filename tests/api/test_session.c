@@ -178,6 +178,30 @@ static void a_rewound_session_answers_alike(void **state)
     sq_session_close(&s);
 }
 
+/* Every row of the context is used: with none left over a prompt still has its first word. */
+static void the_context_fills_up(void **state)
+{
+    (void)state;
+    static sq_report r;
+    int prompt = one_by_one(1).prompt_tokens;
+    for (int more = -1; more < 3; more++) {
+        sq_session *s;
+        const sq_session_options o = {.prune = "fastervlm", .keep = "20", .n_ctx = prompt + more};
+        if (sq_session_open(&s, model, &o)) fail_msg("%s", sq_session_error(s));
+        ok(s, sq_session_add_image(s, pictures[0]));
+        int rc = sq_session_ask(s, QUESTION, NULL, &r);
+        if (more < 0) {
+            assert_int_equal(rc, SQ_E_LIMIT);
+        } else {
+            ok(s, rc);
+            assert_string_equal(r.stop, "context full");
+            assert_int_equal(r.answer_tokens, more + 1);
+            assert_int_equal(r.context_tokens, prompt + more);
+        }
+        sq_session_close(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,6 +210,7 @@ int main(void)
         cmocka_unit_test(a_bad_picture_adds_none),
         cmocka_unit_test(too_many_are_refused),
         cmocka_unit_test(a_rewound_session_answers_alike),
+        cmocka_unit_test(the_context_fills_up),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
