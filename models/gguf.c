@@ -216,7 +216,7 @@ static int get_tensor(cursor *c, arena *mem, uint64_t align, span *s)
         return error_set(c->err, SQ_E_FORMAT, "%s: %s: offset %" PRIu64 " is no multiple of %"
                                               PRIu64, c->path, e->name, s->begin, align);
     if (!type) {
-        snprintf(e->type_text, sizeof e->type_text, "type %u", (unsigned)id % 1000000);
+        snprintf(e->type_text, sizeof e->type_text, "%u", (unsigned)id);
         return SQ_OK;
     }
     if (e->t.shape[e->t.rank - 1] % type->block)

@@ -105,6 +105,7 @@ int model_open_gguf(model *m, const char *path, const model_options *opt, sq_err
     if (!rc) rc = gguf_text_check(&a, &arch, err);
     if (!rc) rc = find_mmproj(text.path, opt, &mmproj, err);
     if (!rc && *mmproj.path) rc = gguf_open(&b, &m->weights, mmproj.path, err);
+    if (!rc && *mmproj.path) rc = gguf_vision_check(&b, err); /* before names meet: two of a kind */
     if (!rc) rc = read_pair(m, &a, *mmproj.path ? &b : NULL, err);
     gguf_close(&a);
     gguf_close(&b);

@@ -29,7 +29,9 @@ int gguf_text_check(gguf_file *g, const char **arch, sq_error *err);
 
 /* Text half: decoder configuration and weights, tokenizer, template. w is sorted. */
 int gguf_text_read(model *m, gguf_file *g, sq_error *err);
-/* Vision half, after the text half. */
+/* Whether g is a vision file that squint runs. */
+int gguf_vision_check(gguf_file *g, sq_error *err);
+/* Vision half, checked, after the text half. */
 int gguf_vision_read(model *m, gguf_file *g, sq_error *err);
 
 /* Binds a table's tensors under a prefix ("blk.3.") into the struct at base. */

@@ -280,7 +280,7 @@ int gguf_text_check(gguf_file *g, const char **arch, sq_error *err)
                          g->path, parts);
     TRY(gguf_string(g, "general.architecture", arch, err));
     if (strcmp(*arch, "clip") == 0)
-        return error_set(err, SQ_E_ARG,
+        return error_set(err, SQ_E_FORMAT,
                          "%s: this is a vision file (mmproj): expected the text model", g->path);
     if (strcmp(*arch, "llama") != 0 && strcmp(*arch, "qwen2") != 0)
         return error_set(err, SQ_E_UNSUPPORTED,

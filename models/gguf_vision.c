@@ -4,11 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static int check_kind(gguf_file *g, sq_error *err)
+int gguf_vision_check(gguf_file *g, sq_error *err)
 {
     const char *arch = "clip", *type = "mlp";
     bool vision = true;
     TRY(gguf_string(g, "general.architecture", &arch, err));
+    if (strcmp(arch, "llama") == 0 || strcmp(arch, "qwen2") == 0)
+        return error_set(err, SQ_E_FORMAT,
+                         "%s: this is a text model: expected a vision file (mmproj)", g->path);
     if (strcmp(arch, "clip") != 0)
         return error_set(err, SQ_E_FORMAT,
                          "%s: general.architecture: expected \"clip\" (an mmproj file), found "
@@ -257,7 +260,6 @@ static int bind_projector(model *m, gguf_file *g, sq_error *err)
 
 int gguf_vision_read(model *m, gguf_file *g, sq_error *err)
 {
-    TRY(check_kind(g, err));
     TRY(read_config(g, &m->vit.cfg, err));
     TRY(read_preprocess(m, g, err));
     TRY(bind_tower(m, g, err));

@@ -50,10 +50,17 @@ int model_open_hf(model *m, const char *dir, const model_options *opt, sq_error 
 int model_open_gguf(model *m, const char *path, const model_options *opt, sq_error *err);
 int model_open_synthetic(model *m, const char *spec, sq_error *err);
 
+/* Asked between rows of a tensor; a value other than 0 ends the work. */
+typedef struct model_stop {
+    int (*asked)(void *user); /* NULL: never */
+    void *user;
+} model_stop;
+
 /* Writes DIR_OUT/NAME-<type>.gguf (text) and DIR_OUT/mmproj-NAME-<type>.gguf (vision) as llama.cpp
  * lays them out; type is F16, BF16 or Q8_0 (norms, biases and embeddings of one dimension stay
- * F32; a row not divisible by 32 becomes F16). Written whole or not at all. */
+ * F32; a row not divisible by 32 becomes F16). Written whole or not at all; SQ_E_STOPPED when stop
+ * (may be NULL) ended it. */
 int model_convert(const model *m, const char *dir_out, const char *name, sq_dtype type,
-                  const sq_log *log, sq_error *err);
+                  const model_stop *stop, const sq_log *log, sq_error *err);
 
 #endif

@@ -82,8 +82,11 @@ typedef struct sq_tensor_info {
 int sq_model_get_tensor(const sq_model *m, int i, sq_tensor_info *info);
 
 /* Writes the GGUF pair DIR/NAME-TYPE.gguf and DIR/mmproj-NAME-TYPE.gguf; type "q8_0", "f16",
- * "bf16". */
-int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type);
+ * "bf16". stop (may be NULL) is asked again and again: a value other than 0 ends it with
+ * SQ_E_STOPPED. Nothing half-written stays after a failure. */
+typedef int (*sq_stop_fn)(void *user);
+int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type,
+                     sq_stop_fn stop, void *user);
 
 /* *ids is malloc'ed; the caller frees it. No BOS, no special tokens from text. */
 int sq_model_tokenize(sq_model *m, const char *text, size_t size, int32_t **ids, int *n);

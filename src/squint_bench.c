@@ -42,7 +42,7 @@ typedef struct stage_bench {
 
 static int no_memory(stage_bench *b)
 {
-    return error_set(&b->m->err, SQ_E_NOMEM, "bench: out of memory");
+    return error_set(&b->m->err, SQ_E_NOMEM, "out of memory");
 }
 
 /* ---- data ---- */
@@ -205,7 +205,7 @@ static int run_copy(stage_bench *b)
 
 static int limit_vision(stage_bench *b, int *most)
 {
-    *most = NUMBER_MAX;
+    *most = SQ_MAX_IMAGES; /* no session shows the tower more */
     return need_vision(b);
 }
 
@@ -518,6 +518,11 @@ int sq_bench_stage(sq_model *m, const char *stage, int repeat, sq_bench_result *
     int rc = row->setup(&b);
     *r = (sq_bench_result){.ms = r->ms, .flop = b.flop, .bytes = b.bytes};
     if (!rc) rc = time_stage(&b, row, repeat, r);
+    if (rc == SQ_E_NOMEM) { /* only the stage tells which number was too large */
+        sq_error why = m->err;
+        error_clear(&m->err);
+        error_set(&m->err, rc, "stage %.60s: %s", stage, why.text);
+    }
     sq_session_close(&b.session);
     for (int s = 0; s < b.n_seq; s++)
         if (b.kv[s].be) kv_cache_close(&b.kv[s]);

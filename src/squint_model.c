@@ -205,8 +205,10 @@ int sq_method_get(int i, sq_method *out)
 
 /* ---- conversion and tokens ---- */
 
-int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type)
+int sq_model_convert(sq_model *m, const char *dir, const char *name, const char *type,
+                     sq_stop_fn stop, void *user)
 {
+    const model_stop ask = {stop, user};
     TRY(model_begin(m));
     TRY(model_need_words(&m->m, &m->err));
     if (m->device_weights)
@@ -214,7 +216,7 @@ int sq_model_convert(sq_model *m, const char *dir, const char *name, const char 
     static const sq_dtype types[] = {SQ_DTYPE_Q8_0, SQ_DTYPE_F16, SQ_DTYPE_BF16};
     for (int i = 0; i < 3; i++)
         if (strcmp(type, dtype_name(types[i])) == 0)
-            return model_convert(&m->m, dir, name, types[i], &m->log, &m->err);
+            return model_convert(&m->m, dir, name, types[i], &ask, &m->log, &m->err);
     return error_set(&m->err, SQ_E_ARG, "type: expected q8_0, f16 or bf16, found \"%s\"", type);
 }
 

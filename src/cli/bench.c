@@ -129,6 +129,14 @@ static int parse(int argc, char **argv, bench_args *a)
     return code;
 }
 
+static bool is_method(const char *name)
+{
+    sq_method m;
+    for (int i = 0; !sq_method_get(i, &m); i++)
+        if (!strcmp(m.name, name)) return true;
+    return false;
+}
+
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
 {
     cli_list method, keep = {0};
@@ -139,6 +147,9 @@ int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
     if (code >= 0) return code;
     for (int i = 0; i < method.n; i++) {
         bool none = !strcmp(method.item[i], "none");
+        if (!is_method(method.item[i]))
+            return cli_usage("bench", "--methods: unknown pruning method \"%s\": squint methods "
+                                      "lists them", method.item[i]);
         if (!none && !keep.n)
             return cli_usage("bench", "method \"%s\" needs --keep LIST", method.item[i]);
         for (int k = 0; k < (none ? 1 : keep.n); k++) {

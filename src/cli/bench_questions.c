@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "cli/bench.h"
 #include "cli/questions.h"
+#include "core/file.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -26,6 +27,7 @@ typedef struct quiz {
     unsigned char *mark; /* [n_row, list.n]: OPEN, RIGHT, WRONG */
     int *tokens;         /* [n_row]: kept of the last picture */
     FILE *answers;       /* NULL: not written */
+    int line;            /* of it, while it is read */
     bool progress;
     int done, total;
     sq_report r;
@@ -133,19 +135,23 @@ static int check_line(const quiz *z, const cJSON *o)
 {
     if (!cJSON_IsString(cJSON_GetObjectItemCaseSensitive(o, "question_id")) ||
         !cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(o, "metadata")))
-        return cli_usage("bench", "%s: a line is no answer of squint bench; choose another file",
-                         z->a->answers);
+        return cli_usage("bench", "%s: line %d is no answer of squint bench; choose another file",
+                         z->a->answers, z->line);
     return check_settings(z, o, z->now);
 }
 
-/* The same id must stand for the same question. */
-static int check_question(const quiz *z, const cJSON *o, const question *q)
+static bool is_question(const cJSON *o, const question *q)
 {
-    const char *const now[] = {q->text, q->image}, *const key[] = {"prompt", "image"};
-    for (int i = 0; i < 2; i++)
-        if (!cli_json_reads_as(now[i], text_of(o, key[i])))
-            return refuse(z, key[i], text_of(o, key[i]), now[i]);
-    return -1;
+    return cli_json_reads_as(q->text, text_of(o, "prompt")) &&
+           cli_json_reads_as(q->image, text_of(o, "image"));
+}
+
+/* The id of q with a text or picture that no question of that id has. */
+static int refuse_question(const quiz *z, const cJSON *o, const question *q)
+{
+    bool text = !cli_json_reads_as(q->text, text_of(o, "prompt"));
+    const char *key = text ? "prompt" : "image";
+    return refuse(z, key, text_of(o, key), text ? q->text : q->image);
 }
 
 /* One line of an earlier run; lines of other methods and budgets stay in the file untouched. *at is
@@ -153,19 +159,23 @@ static int check_question(const quiz *z, const cJSON *o, const question *q)
 static int take_line(quiz *z, const cJSON *o, int *at)
 {
     const cJSON *meta = cJSON_GetObjectItemCaseSensitive(o, "metadata");
+    const question *other = NULL; /* of that id */
     int code = check_line(z, o);
     int row = code < 0 ? find_row(z, text_of(meta, "method"), text_of(meta, "keep")) : -1;
     for (int i = 0; row >= 0 && i < z->list.n; i++) {
         int k = (*at + i) % z->list.n;
         if (!cli_json_reads_as(z->list.q[k].id, text_of(o, "question_id"))) continue;
-        code = check_question(z, o, &z->list.q[k]);
+        if (!is_question(o, &z->list.q[k])) {
+            other = &z->list.q[k];
+            continue;
+        }
         z->mark[row * z->list.n + k] = judge(text_of(o, "text"), z->list.q[k].answer);
         const cJSON *tokens = cJSON_GetObjectItemCaseSensitive(meta, "tokens");
         if (cJSON_IsNumber(tokens)) z->tokens[row] = tokens->valueint;
         *at = k;
-        break;
+        return code;
     }
-    return code;
+    return other ? refuse_question(z, o, other) : code;
 }
 
 /* The last line when its end is missing: cut off and asked again, but only where it is ours. */
@@ -186,7 +196,8 @@ static int read_answers(quiz *z, FILE *f, off_t *whole)
     ssize_t n;
     while (code < 0 && (n = getline(&line, &cap, f)) > 0) {
         bool ends = line[n - 1] == '\n';
-        cJSON *o = strlen(line) == (size_t)n ? cJSON_Parse(line) : NULL;
+        z->line++;
+        cJSON *o = strlen(line) == (size_t)n ? cJSON_ParseWithOpts(line, NULL, true) : NULL;
         code = ends ? take_line(z, o, &at) : check_tail(z, line, (size_t)n, o);
         cJSON_Delete(o);
         if (ends) *whole += n;
@@ -199,10 +210,19 @@ static int read_answers(quiz *z, FILE *f, off_t *whole)
     return code;
 }
 
+static int fail_write(const quiz *z)
+{
+    fprintf(stderr, "squint bench: %s: cannot write: %s\n", z->a->answers, strerror(errno));
+    return EXIT_FAILED;
+}
+
 /* Reads what is there, cuts a line of ours that was not finished, and leaves the file for more. */
 static int open_answers(quiz *z)
 {
     off_t whole = 0;
+    sq_error err = {0};
+    int rc = file_check_regular(z->a->answers, &err);
+    if (rc) return cli_fail("bench", rc, err.text);
     FILE *f = fopen(z->a->answers, "r+b");
     if (!f && errno == ENOENT) f = fopen(z->a->answers, "w+b");
     int code = f ? read_answers(z, f, &whole) : -1;
@@ -210,10 +230,7 @@ static int open_answers(quiz *z)
         z->answers = f;
         return -1;
     }
-    if (code < 0) {
-        fprintf(stderr, "squint bench: %s: cannot write: %s\n", z->a->answers, strerror(errno));
-        code = EXIT_FAILED;
-    }
+    if (code < 0) code = fail_write(z);
     if (f) fclose(f);
     return code;
 }
@@ -250,10 +267,19 @@ static bool write_answer(quiz *z, int row, const question *q)
         fputc(']', z->answers);
     }
     fputs("}}\n", z->answers);
-    return fflush(z->answers) == 0;
+    return fflush(z->answers) == 0 && !ferror(z->answers);
 }
 
 /* ---- asking ---- */
+
+/* The settings were checked before: what fails now is no mistake on the command line. */
+static int fail_question(const quiz *z, const question *q, const char *text)
+{
+    sq_error err = {0};
+    int rc = error_set(&err, SQ_E_FORMAT, "%s: line %d, question_id %.60s: %s", z->a->questions,
+                       q->line, q->id, text);
+    return cli_fail("bench", rc, err.text);
+}
 
 static int ask_one(quiz *z, sq_session *s, int row, int k)
 {
@@ -261,11 +287,10 @@ static int ask_one(quiz *z, sq_session *s, int row, int k)
     sq_ask_options ao = {.max_tokens = z->a->max_tokens};
     int rc = sq_session_rewind(s);
     if (!rc) rc = sq_session_ask(s, q->text, &ao, &z->r);
-    if (rc) return cli_fail("bench", rc, sq_session_error(s));
+    if (rc) return fail_question(z, q, sq_session_error(s));
     z->mark[row * z->list.n + k] = judge(z->r.answer, q->answer);
     z->tokens[row] = z->r.image[0].tokens_kept;
-    if (z->answers && !write_answer(z, row, q))
-        return cli_fail("bench", SQ_E_IO, "cannot write the answers file");
+    if (z->answers && !write_answer(z, row, q)) return fail_write(z);
     return cli_interrupted ? EXIT_INTERRUPTED : EXIT_DONE;
 }
 
@@ -284,9 +309,12 @@ static int ask_group(quiz *z, int row, int first, int end)
     for (int k = first; k < end && !code; k++) {
         if (mark[k] != OPEN) continue;
         if (!s) {
-            int rc = sq_session_open(&s, z->m, &so);
+            int rc = sq_session_open(&s, z->m, &so), settings = rc;
             if (!rc) rc = sq_session_add_image(s, z->list.q[k].image);
-            if (rc) code = cli_fail("bench", rc, sq_session_error(s));
+            if (rc && (settings || rc == SQ_E_ARG))
+                code = cli_fail("bench", rc, sq_session_error(s));
+            else if (rc)
+                code = fail_question(z, &z->list.q[k], sq_session_error(s));
         }
         if (!code) code = ask_one(z, s, row, k);
     }
@@ -384,6 +412,19 @@ static void print_table(const quiz *z)
     if (z->a->json) puts("\n  ]\n}");
 }
 
+static int check_kinds(const quiz *z)
+{
+    for (int i = 0; i < z->kind.n; i++) {
+        int k = 0;
+        while (k < z->list.n && (!z->list.q[k].kind || strcmp(z->list.q[k].kind, z->kind.item[i])))
+            k++;
+        if (k == z->list.n)
+            return cli_usage("bench", "--kinds: none of the %d questions has the category \"%s\"",
+                             k, z->kind.item[i]);
+    }
+    return -1;
+}
+
 static int prepare(quiz *z, char *hold[3])
 {
     sq_error err = {0};
@@ -393,6 +434,8 @@ static int prepare(quiz *z, char *hold[3])
     if (code >= 0) return code;
     int rc = questions_read(&z->list, z->a->questions, z->a->images, z->a->limit, &err);
     if (rc) return cli_fail("bench", rc, err.text);
+    code = check_kinds(z);
+    if (code >= 0) return code;
     z->total = z->n_row * z->list.n;
     z->mark = calloc((size_t)z->n_row * (size_t)z->list.n, 1);
     z->tokens = calloc((size_t)z->n_row, sizeof *z->tokens);
@@ -414,8 +457,7 @@ int bench_questions(sq_model *m, const bench_args *a)
     if (code < 0) code = ask_all(z);
     if (z->progress && z->done) fputs("\r\033[K", stderr);
     if (!code) print_table(z);
-    if (z->answers && fclose(z->answers) && !code)
-        code = cli_fail("bench", SQ_E_IO, "cannot write the answers file");
+    if (z->answers && fclose(z->answers) && !code) code = fail_write(z);
     questions_close(&z->list);
     cJSON_Delete(z->now);
     free(z->settings);

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L
 #include "cli/cli.h"
 
 #include <string.h>
@@ -27,6 +28,24 @@ static void last_part(const char *path, char *out, size_t size)
     if (dot) *dot = 0;
 }
 
+static int is_interrupted(void *user)
+{
+    (void)user;
+    return cli_interrupted;
+}
+
+/* The end of a job or a terminal is as Ctrl-C here: what is half-written may be gigabytes. */
+static void catch_ends(void)
+{
+    static const int end[] = {SIGTERM, SIGHUP};
+    struct sigaction interrupt, was;
+    cli_catch_interrupt();
+    sigaction(SIGINT, NULL, &interrupt);
+    for (size_t i = 0; i < sizeof end / sizeof *end; i++)
+        if (!sigaction(end[i], NULL, &was) && was.sa_handler == SIG_DFL)
+            sigaction(end[i], &interrupt, NULL);
+}
+
 int cmd_convert(int argc, char **argv)
 {
     cli_model cm = {.backend = "cpu"}; /* nothing is computed */
@@ -52,8 +71,12 @@ int cmd_convert(int argc, char **argv)
     sq_model *m = NULL;
     code = cli_model_open(&m, "convert", &cm, true);
     if (!code) {
-        int rc = sq_model_convert(m, dir, name, type);
-        if (rc) code = cli_fail("convert", rc, sq_model_error(m));
+        catch_ends();
+        int rc = sq_model_convert(m, dir, name, type, is_interrupted, NULL);
+        if (rc && cli_interrupted)
+            code = EXIT_INTERRUPTED;
+        else if (rc)
+            code = cli_fail("convert", rc, sq_model_error(m));
     }
     sq_model_close(&m);
     return code;

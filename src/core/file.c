@@ -59,6 +59,13 @@ bool file_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+int file_check_regular(const char *path, sq_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) || S_ISREG(st.st_mode)) return SQ_OK;
+    return error_set(err, SQ_E_IO, "%s: not a regular file", path);
+}
+
 int path_join(char *out, size_t size, const char *dir, const char *name, sq_error *err)
 {
     size_t n = strlen(dir);
@@ -97,7 +104,8 @@ int file_write(file_writer *w, const void *data, size_t size, sq_error *err)
 int file_writer_commit(file_writer *w, sq_error *err)
 {
     int rc = SQ_OK;
-    if (fflush(w->f) || fsync(fileno(w->f)))
+    /* a flush that failed has dropped its bytes: the next one succeeds */
+    if (ferror(w->f) || fflush(w->f) || fsync(fileno(w->f)))
         rc = error_set(err, SQ_E_IO, "%s: cannot write: %s", w->path, strerror(errno));
     if (fclose(w->f) && !rc)
         rc = error_set(err, SQ_E_IO, "%s: cannot write: %s", w->path, strerror(errno));

@@ -22,6 +22,8 @@ void file_map_drop(const void *p, size_t n);
 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+/* A folder, pipe or device at path is an error; that nothing is there is none. */
+int file_check_regular(const char *path, sq_error *err);
 
 /* out = "dir/name"; SQ_E_LIMIT when it does not fit. */
 int path_join(char *out, size_t size, const char *dir, const char *name, sq_error *err);

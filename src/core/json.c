@@ -65,7 +65,7 @@ int json_int(const json_doc *d, const char *key, int64_t min, int64_t max, int *
     if (!cJSON_IsNumber(j) || j->valuedouble != floor(j->valuedouble))
         return wrong(d, key, "a whole number", err);
     if (!(j->valuedouble >= (double)min && j->valuedouble <= (double)max))
-        return error_set(err, SQ_E_FORMAT, "%s: %s: %g is outside %lld..%lld", d->path, key,
+        return error_set(err, SQ_E_FORMAT, "%s: %s: %.17g is outside %lld..%lld", d->path, key,
                          j->valuedouble, (long long)min, (long long)max);
     *out = (int)j->valuedouble;
     return SQ_OK;

@@ -2,8 +2,10 @@
 
 #include "core/file.h"
 
+#include <errno.h>
 #include <png.h>
 #include <stdio.h>
+#include <string.h>
 
 static int write_ppm(file_writer *w, const sq_image *im, sq_error *err)
 {
@@ -19,8 +21,11 @@ static int write_png(file_writer *w, const sq_image *im, sq_error *err)
                      .width = (png_uint_32)im->width,
                      .height = (png_uint_32)im->height,
                      .format = PNG_FORMAT_RGB};
-    int ok = png_image_write_to_stdio(&out, w->f, 0, im->rgb, 0, NULL);
-    int rc = ok ? SQ_OK : error_set(err, SQ_E_IO, "%s: cannot write: %s", w->path, out.message);
+    errno = 0; /* libpng does not look at its last flush, and says only "Write Error" */
+    bool ok = png_image_write_to_stdio(&out, w->f, 0, im->rgb, 0, NULL) && !ferror(w->f);
+    int rc = ok ? SQ_OK
+                : error_set(err, SQ_E_IO, "%s: cannot write: %s", w->path,
+                            errno ? strerror(errno) : out.message);
     png_image_free(&out);
     return rc;
 }

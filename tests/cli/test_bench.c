@@ -15,12 +15,18 @@ static void test_bench_usage(void **state)
         {"--stages first-token:577", "first-token: KEPT: expected 1..576, found 577"},
         {"--stages decode:20x65", "decode:ROWS[xN] (N up to 64), found \"decode:20x65\""},
         {"--stages vision:0", "vision[:VIEWS]"},
+        {"--stages prefill:20,vision:65", "stage vision: VIEWS: expected 1..64, found 65"},
+        {"--stages vision+rows:100000", "stage vision+rows: VIEWS: expected 1..64"},
         {"--stages copy:3", "expected copy, found \"copy:3\""},
         {"--keep 9", "--keep is not used when stages are timed"},
         {"--image x -p x --keep 9", "--keep is not used: method \"none\" keeps every token"},
         {"--questions models/demo/eval/questions.jsonl --methods none --keep 9",
          "--keep is not used: method \"none\" keeps every token"},
         {"--image x -p x --methods none,random", "method \"random\" needs --keep"},
+        {"--image x -p x --methods none,foo --keep 9", "unknown pruning method \"foo\""},
+        {"--questions models/demo/eval/questions.jsonl --methods foo", "method \"foo\""},
+        {"--questions models/demo/eval/questions.jsonl --limit 3 --kinds count,foo",
+         "none of the 3 questions has the category \"foo\""},
         {"--methods none", "--methods is not used"},
         {"--stages copy --seed 0", "--seed is not used"},
         {"-n 3", "-n (--max-tokens) is not used"},
@@ -132,12 +138,13 @@ static void test_foreign_file(void **state)
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         char write[128];
         snprintf(write, sizeof write, "printf '%s'", file[i]);
-        expect_refused(write, "", "$T/a.jsonl: a line is no answer" + strlen("$T"));
+        expect_refused(write, "", "$T/a.jsonl: line 1 is no answer" + strlen("$T"));
     }
     result r = shell("rm -f $T/a.jsonl; " ONE_QUESTION "&& cp $T/a.jsonl $T/whole.jsonl");
     assert_int_equal(r.code, 0);
     done(&r);
-    expect_refused("{ cat $T/whole.jsonl; printf 'my notes'; }", "", "no answer");
+    expect_refused("{ cat $T/whole.jsonl; printf 'my notes'; }", "", "line 2 is no answer");
+    expect_refused("sed 's/$/ junk/' $T/whole.jsonl", "", "line 1 is no answer");
     /* a line of ours is asked again, however little of it was written */
     static const char *const size[] = {"0", "1", "9", "17", "200"};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
@@ -170,16 +177,88 @@ static void test_other_settings(void **state)
                   "cmp $T/a.jsonl $T/first.jsonl", "");
 }
 
-/* A category without questions has no share, which is not 0 %. */
+/* A file of questions in $T/q.jsonl, for printf. */
+#define PICTURE "\"image\": \"single000.jpg\""
+#define QUESTION "{\"question_id\": 7, \"text\": \"a\", " PICTURE
+#define SECOND "{\"question_id\": \"7\", \"text\": \"b\", " PICTURE
+#define GIVEN_QUESTIONS                                                                            \
+    "$squint bench -m tests/golden/tiny/mha --backend cpu --compute f32 -n 2 --questions "         \
+    "$T/q.jsonl --images models/demo/eval "
+
+/* What is no question file of ours, or not quite: named, and nothing of it left out. */
+static void test_question_file(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file, *message;
+    } bad[] = {
+        {QUESTION "}{}", "q.jsonl: line 1: expected one JSON object"},
+        {QUESTION "}\\n\\n" QUESTION "} junk", "q.jsonl: line 3: expected one"},
+        {QUESTION "}\\000{}\\n", "q.jsonl: line 1: expected one"},
+        {QUESTION ", \"answer\": [\"x\"]}", "line 1: answer: expected a string"},
+        {QUESTION ", \"label\": 7}", "line 1: label: expected a string"},
+        {QUESTION ", \"category\": 7}", "line 1: category: expected a string"},
+        {QUESTION "}\\n\\n" QUESTION ", \"answer\": \"x\"}\\n",
+         "lines 1 and 3: the same question_id"},
+        {"{\"question_id\": 7, \"text\": \"<image> <image>\", " PICTURE "}",
+         "q.jsonl: line 1, question_id 7: the question has 2 <image> marks"},
+        {"{\"question_id\": 7, \"text\": \"a\", \"image\": \"x.png\"}",
+         "q.jsonl: line 1, question_id 7: models/demo/eval/x.png: cannot open"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char line[512];
+        snprintf(line, sizeof line, "printf '%s' > $T/q.jsonl; " GIVEN_QUESTIONS, bad[i].file);
+        expect_error(line, 1, bad[i].message);
+    }
+    static const char *const path[] = {"--questions /dev/zero", "--questions $T",
+                                       "--questions $T/q.jsonl --answers /dev/full"};
+    for (size_t i = 0; i < sizeof path / sizeof *path; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "$squint bench -m tests/golden/tiny/mha --backend cpu %s",
+                 path[i]);
+        expect_error(line, 1, "not a regular file");
+    }
+}
+
+/* An id may be a picture's, as in TextVQA and MME, and null is as nothing: asked once each. */
+static void test_shared_id(void **state)
+{
+    (void)state;
+    result r = shell("printf '" QUESTION ", \"answer\": null}\\n" SECOND "}\\n' > $T/q.jsonl; "
+                     "rm -f $T/a.jsonl; "
+                     GIVEN_QUESTIONS "--answers $T/a.jsonl && cp $T/a.jsonl $T/first.jsonl && "
+                     GIVEN_QUESTIONS "--answers $T/a.jsonl && cmp $T/a.jsonl $T/first.jsonl && "
+                     "wc -l < $T/a.jsonl");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "\n2\n"));
+    done(&r);
+    expect_error("sed 's/\"prompt\": \"b/&c/' $T/first.jsonl > $T/a.jsonl; " GIVEN_QUESTIONS
+                 "--answers $T/a.jsonl", 2, "holds answers of prompt bc, this is b;");
+}
+
+/* A disk that is full while answers are written. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    result r = shell("trap '' XFSZ; rm -f $T/a.jsonl; (ulimit -f 2; " ONE_QUESTION
+                     "--limit 20 -n 1) 2>&1 | tail -n 1 >&2");
+    if (!strstr(r.err, "a.jsonl: cannot write: File too large\n")) fail_msg("%s", r.err);
+    done(&r);
+}
+
+/* A category without answers has no share, which is not 0 %. */
 static void test_empty_kind(void **state)
 {
     (void)state;
-    result r = shell("rm -f $T/a.jsonl; " ONE_QUESTION "--kinds count,nosuch");
+#define TWO_KINDS                                                                                  \
+    "printf '" QUESTION ", \"answer\": \"x\", \"category\": \"count\"}\\n" SECOND                  \
+    ", \"category\": \"nosuch\"}\\n' > $T/q.jsonl; " GIVEN_QUESTIONS "--kinds count,nosuch "
+    result r = shell(TWO_KINDS);
     assert_int_equal(r.code, 0);
     assert_non_null(strstr(r.out, "     count    nosuch\n"));
     assert_non_null(strstr(r.out, "       0.0         -\n"));
     done(&r);
-    r = shell("rm -f $T/a.jsonl; " ONE_QUESTION "--kinds count,nosuch --json");
+    r = shell(TWO_KINDS "--json");
     assert_int_equal(r.code, 0);
     cJSON *o = cJSON_Parse(r.out);
     assert_non_null(o);
@@ -238,9 +317,9 @@ static void test_bench_fails(void **state)
     skip(); /* AddressSanitizer reserves more than that before main */
 #endif
     result r = shell("ulimit -v 3000000; $squint bench -m models/demo --backend cpu --json "
-                     "--repeat 1 --stages prefill:20,vision:30000");
+                     "--repeat 1 --stages prefill:20,project:1048576");
     assert_int_equal(r.code, 1);
-    assert_string_equal(r.err, "squint bench: bench: out of memory\n");
+    assert_string_equal(r.err, "squint bench: stage project:1048576: out of memory\n");
     cJSON *o = cJSON_Parse(r.out);
     assert_non_null(o);
     assert_int_equal(cJSON_GetArraySize(get(o, "stages")), 3);
@@ -303,10 +382,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bench_usage),    cmocka_unit_test(test_bench_resumes),
         cmocka_unit_test(test_answers_file),   cmocka_unit_test(test_foreign_file),
-        cmocka_unit_test(test_other_settings), cmocka_unit_test(test_empty_kind),
-        cmocka_unit_test(test_bench_table),    cmocka_unit_test(test_bench_json),
-        cmocka_unit_test(test_bench_fails),    cmocka_unit_test(test_bench_csv),
-        cmocka_unit_test(test_gpu_check),
+        cmocka_unit_test(test_question_file),  cmocka_unit_test(test_shared_id),
+        cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_other_settings),
+        cmocka_unit_test(test_empty_kind),     cmocka_unit_test(test_bench_table),
+        cmocka_unit_test(test_bench_json),     cmocka_unit_test(test_bench_fails),
+        cmocka_unit_test(test_bench_csv),      cmocka_unit_test(test_gpu_check),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -693,7 +693,7 @@ static int make_gguf(void **state)
     make_hf(state);
     tiny_dir(gguf_dir, sizeof gguf_dir);
     int rc = sq_model_open(&m, hf_dir, NULL);
-    if (!rc) rc = sq_model_convert(m, gguf_dir, "tiny", "f16");
+    if (!rc) rc = sq_model_convert(m, gguf_dir, "tiny", "f16", NULL, NULL);
     sq_model_close(&m);
     tiny_remove(hf_dir);
     *state = gguf_dir;

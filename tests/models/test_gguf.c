@@ -243,7 +243,7 @@ static void convert(const model *m, const char *dir, sq_dtype type, notices *n)
 {
     sq_error err = {0};
     sq_log log = {note, n};
-    if (model_convert(m, dir, "tiny", type, n ? &log : NULL, &err)) fail_msg("%s", err.text);
+    if (model_convert(m, dir, "tiny", type, NULL, n ? &log : NULL, &err)) fail_msg("%s", err.text);
 }
 
 /* Row r of head-wise pairs: GGUF's row 2j+s of a head is row s*half+j of the source. */
@@ -514,23 +514,59 @@ static void what_does_not_fit_is_refused(void **state)
     memcpy(copy, w->data, tensor_bytes(w));
     copy[65] = f32_to_bf16(1e6f);
     w->data = copy;
-    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_F16, NULL, &err), SQ_E_LIMIT);
+    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_F16, NULL, NULL, &err), SQ_E_LIMIT);
     assert_non_null(strstr(err.text, "blk.1.ffn_up.weight"));
     assert_int_equal(count_files(out), 0);
     error_clear(&err);
-    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_BF16, NULL, &err), 0);
+    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_BF16, NULL, NULL, &err), 0);
     assert_int_equal(count_files(out), 2);
     copy[65] = 0x7fc0; /* NaN */
-    assert_int_equal(model_convert(&m, out, "y", SQ_DTYPE_Q8_0, NULL, &err), SQ_E_LIMIT);
+    assert_int_equal(model_convert(&m, out, "y", SQ_DTYPE_Q8_0, NULL, NULL, &err), SQ_E_LIMIT);
     assert_int_equal(count_files(out), 2);
     error_clear(&err);
-    assert_int_equal(model_convert(&m, out, "a/b", SQ_DTYPE_F16, NULL, &err), SQ_E_ARG);
+    assert_int_equal(model_convert(&m, out, "a/b", SQ_DTYPE_F16, NULL, NULL, &err), SQ_E_ARG);
     error_clear(&err);
-    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_I32, NULL, &err), SQ_E_ARG);
+    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_I32, NULL, NULL, &err), SQ_E_ARG);
     error_clear(&err);
     snprintf(name, sizeof name, "%s/none", out);
-    assert_int_equal(model_convert(&m, name, "x", SQ_DTYPE_F16, NULL, &err), SQ_E_IO);
+    assert_int_equal(model_convert(&m, name, "x", SQ_DTYPE_F16, NULL, NULL, &err), SQ_E_IO);
     free(copy);
+    model_close(&m);
+    tiny_remove(hf);
+    tiny_remove(out);
+}
+
+static int stop_at_zero(void *user)
+{
+    int *left = user;
+    return --*left < 0;
+}
+
+/* Stopped in the first tensor, in the text file, in the vision file: no file stays. */
+static void a_stop_leaves_nothing(void **state)
+{
+    (void)state;
+    char hf[256], out[256];
+    model m;
+    tiny_dir(hf, sizeof hf);
+    tiny_dir(out, sizeof out);
+    tiny_hf(hf, "llama", "", false, false);
+    open_model(&m, hf, NULL);
+    int left = 1 << 20;
+    model_stop stop = {stop_at_zero, &left};
+    assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_F16, &stop, NULL, NULL), 0);
+    assert_int_equal(count_files(out), 2);
+    const int rows = (1 << 20) - left, at[] = {0, 1, rows / 3, rows - 1};
+    assert_true(rows > 10);
+    tiny_remove(out);
+    tiny_dir(out, sizeof out);
+    for (int i = 0; i < 4; i++) {
+        sq_error err = {0};
+        left = at[i];
+        assert_int_equal(model_convert(&m, out, "x", SQ_DTYPE_F16, &stop, NULL, &err),
+                         SQ_E_STOPPED);
+        assert_int_equal(count_files(out), 0);
+    }
     model_close(&m);
     tiny_remove(hf);
     tiny_remove(out);
@@ -569,11 +605,31 @@ static void the_pair_must_be_clear(void **state)
     tiny_write(dir, "b.gguf", text.data, text.size);
     expect_failure(dir, NULL, SQ_E_ARG, "2 text models");
     snprintf(path, sizeof path, "%s/mmproj-1.gguf", dir);
-    expect_failure(path, NULL, SQ_E_ARG, "this is a vision file");
+    expect_failure(path, NULL, SQ_E_FORMAT, "this is a vision file");
     snprintf(path, sizeof path, "%s/a.gguf", dir);
     model_options swapped = {.fit = FIT_AUTO, .mmproj = path};
-    expect_failure(path, &swapped, SQ_E_FORMAT, "a.gguf");
+    expect_failure(path, &swapped, SQ_E_FORMAT, "a.gguf: this is a text model");
     free(text.data), free(eye.data);
+    tiny_remove(dir);
+}
+
+/* A type of a number that nothing is known of. */
+static void unknown_type_is_named(void **state)
+{
+    (void)state;
+    static const char name[] = "blk.0.ffn_up.weight";
+    char dir[256], path[300];
+    tiny_text text = tiny_read(GOLDEN, "tiny.gguf");
+    char *at = memmem(text.data, text.size, name, strlen(name));
+    assert_non_null(at);
+    const unsigned char id[4] = {0xf0, 0xaa};
+    memcpy(at + strlen(name) + 4 + 2 * 8, id, sizeof id); /* behind rank and two dimensions */
+    tiny_dir(dir, sizeof dir);
+    tiny_write(dir, "a.gguf", text.data, text.size);
+    snprintf(path, sizeof path, "%s/a.gguf", dir);
+    model_options alone = {.fit = FIT_AUTO, .text_only = true};
+    expect_failure(path, &alone, SQ_E_UNSUPPORTED, "weight: type 43760 is not supported");
+    free(text.data);
     tiny_remove(dir);
 }
 
@@ -598,7 +654,7 @@ static void converted_pair_answers(void **state)
         sq_session *s;
         sq_report r;
         assert_int_equal(sq_model_open(&m, i ? out : hf, &o), 0);
-        if (i == 0) assert_int_equal(sq_model_convert(m, out, "t", "f16"), 0);
+        if (i == 0) assert_int_equal(sq_model_convert(m, out, "t", "f16", NULL, NULL), 0);
         assert_int_equal(sq_session_open(&s, m, NULL), 0);
         assert_int_equal(sq_session_add_image(s, picture), 0);
         assert_int_equal(sq_session_ask(s, "what is in the cat", &ask, &r), 0);
@@ -626,7 +682,9 @@ int main(void)
         cmocka_unit_test(missing_last_layer_stays_known),
         cmocka_unit_test(rope_scaling_survives),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(a_stop_leaves_nothing),
         cmocka_unit_test(the_pair_must_be_clear),
+        cmocka_unit_test(unknown_type_is_named),
         cmocka_unit_test(converted_pair_answers),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);

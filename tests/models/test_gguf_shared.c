@@ -55,7 +55,7 @@ static void through_a_file(tokenizer *tok, const char *family, const char *input
     m.tok = tok;
     m.dec.cfg.n_vocab = rows;
     m.dec.tok_embd = m.dec.head = tensor_2d(zeros, SQ_DTYPE_BF16, rows, TINY_DIM);
-    if (model_convert(&m, out, "t", SQ_DTYPE_Q8_0, NULL, &err) ||
+    if (model_convert(&m, out, "t", SQ_DTYPE_Q8_0, NULL, NULL, &err) ||
         model_open(&n, out, NULL, NULL, &err))
         fail_msg("%s", err.text);
     const tokenizer_vocab *a = tokenizer_get_vocab(tok), *b = tokenizer_get_vocab(n.tok);
@@ -102,7 +102,7 @@ static void committed_pair_is_what_convert_writes(void **state)
     sq_model *m;
     tiny_dir(out, sizeof out);
     assert_int_equal(sq_model_open(&m, asset_path("demo"), NULL), 0);
-    assert_int_equal(sq_model_convert(m, out, "demo", "q8_0"), 0);
+    assert_int_equal(sq_model_convert(m, out, "demo", "q8_0", NULL, NULL), 0);
     sq_model_close(&m);
     for (int i = 0; i < 2; i++) {
         tiny_text a = tiny_read(out, files[i]), b = tiny_read(PAIR, files[i]);

@@ -123,6 +123,15 @@ static void what_is_not_computed_is_refused(void **state)
     refused("mha", NULL, "model_type", "\"gemma\"", "gemma");
 }
 
+static void whole_numbers_are_told_whole(void **state)
+{
+    (void)state;
+    model m;
+    sq_error err = {0};
+    assert_int_equal(open_with(&m, "mha", NULL, "vocab_size", "100000000", &err), SQ_E_FORMAT);
+    assert_non_null(strstr(err.text, "vocab_size: 100000000 is outside 1..4194304"));
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -148,6 +157,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(mistral_window_is_on_unless_null),
                                        cmocka_unit_test(qwen2_window_is_off_unless_asked_for),
                                        cmocka_unit_test(dynamic_rope_starts_at_the_context),
-                                       cmocka_unit_test(what_is_not_computed_is_refused)};
+                                       cmocka_unit_test(what_is_not_computed_is_refused),
+                                       cmocka_unit_test(whole_numbers_are_told_whole)};
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

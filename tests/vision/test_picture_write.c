@@ -8,9 +8,11 @@
 #include "core/file.h"
 #include "vision/image.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static char base[4096];
@@ -74,6 +76,34 @@ static void test_failures(void **state)
     image_close(&im);
 }
 
+/* A full disk, for files of a few KB (the last flush) and more. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    static const char *const ending[] = {"png", "ppm"};
+    struct rlimit was, low;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+    low = was;
+    low.rlim_cur = 100;
+    signal(SIGXFSZ, SIG_IGN);
+    for (int i = 0; i < 4; i++) {
+        char path[5000];
+        sq_error err = {0};
+        sq_image im;
+        assert_int_equal(image_alloc(&im, i < 2 ? 24 : 200, 24, NULL), 0);
+        for (int k = 0; k < im.width * im.height * 3; k++)
+            im.rgb[k] = (uint8_t)(k * k % 251);
+        snprintf(path, sizeof path, "%s.%s", base, ending[i % 2]);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+        int rc = image_save(&im, path, &err);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
+        assert_int_equal(rc, SQ_E_IO);
+        assert_non_null(strstr(err.text, "cannot write: File too large"));
+        assert_false(file_exists(path));
+        image_close(&im);
+    }
+}
+
 static void test_alloc_limits(void **state)
 {
     (void)state;
@@ -92,6 +122,7 @@ int main(void)
         cmocka_unit_test(test_png),
         cmocka_unit_test(test_ppm),
         cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_alloc_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
