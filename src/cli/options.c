@@ -38,10 +38,13 @@ static int parse_number(const char *command, const cli_option *o, const char *va
     errno = 0;
     double x = strtod(value, &end);
     bool whole = o->kind == CLI_INT;
-    if (end == value || *end || errno || !(x >= o->min && x <= o->max) ||
-        (whole && x != floor(x)))
-        return cli_usage(command, "%s: expected a%s number from %g to %g, found \"%s\"", o->name,
-                         whole ? " whole" : "", o->min, o->max, value);
+    bool good = end != value && !*end && !errno && x >= o->min && x <= o->max;
+    if (whole && !(good && x == floor(x)))
+        return cli_usage(command, "%s: expected a whole number from %.0f to %.0f, found \"%s\"",
+                         o->name, o->min, o->max, value);
+    if (!good)
+        return cli_usage(command, "%s: expected a number from %g to %g, found \"%s\"", o->name,
+                         o->min, o->max, value);
     if (whole)
         *(int *)o->out = (int)x;
     else

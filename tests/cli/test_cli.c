@@ -19,6 +19,9 @@ static void test_usage(void **state)
     expect_error("$squint ask", 2, "no model");
     expect_error("$squint ask -m models/demo stray", 2, "unexpected word");
     expect_error("$squint ask -m models/demo --seed x -p y", 2, "--seed: expected a whole number");
+    expect_error("$squint ask -m models/demo --top-k -1 -p y", 2, "from 0 to 16777216, found");
+    expect_error("$squint ask -m models/demo --seed -1 -p y", 2, "from 0 to 2147483647, found");
+    expect_error("$squint ask -m models/demo --top-p 1.5 -p y", 2, "a number from 0 to 1, found");
     expect_error("$squint ask -m models/demo --json", 2, "--json needs -p");
     expect_error("$squint ask -m models/demo --tiles on -p x", 2, "--tiles");
     static const char *const bad[][2] = {
@@ -319,9 +322,13 @@ static void test_info(void **state)
     assert_int_equal(cJSON_GetArraySize(o), 2);
     assert_string_equal(get(cJSON_GetArrayItem(o, 1), "name")->valuestring, "cpu");
     assert_memory_equal(get(cJSON_GetArrayItem(o, 1), "state")->valuestring, "ok: ", 4);
+    for (int i = 0; i < 2; i++) /* the name is not said again */
+        assert_null(strstr(get(cJSON_GetArrayItem(o, i), "state")->valuestring, i ? "cpu:" : "cuda:"));
     assert_int_equal(cJSON_GetArraySize(get(cJSON_GetArrayItem(o, 1), "devices")), 0);
     cJSON_Delete(o);
     done(&r);
+    expect_error("$squint info --backends nodir", 2, "without a MODEL, found \"nodir\"");
+    expect_error("$squint info --backends -m nodir", 2, "without a MODEL, found \"nodir\"");
 }
 
 /* Every op of one answer, against plain C. */
