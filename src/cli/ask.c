@@ -91,7 +91,10 @@ static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)
     fflush(stdout); /* before anything goes to stderr */
     if (cli_interrupted) return EXIT_INTERRUPTED;
     if (rc) return cli_fail("ask", rc, sq_session_error(s));
-    if (a->json) report_json(stdout, r, a->model.model, a->image.item);
+    if (a->json)
+        report_json(stdout, r, a->model.model, a->image.item);
+    else
+        report_cut(stderr, r);
     if (a->stats) report_text(stderr, r);
     return a->show ? show_kept("ask", m, &a->image, &a->session.image, r, a->show) : EXIT_DONE;
 }
@@ -104,7 +107,7 @@ static int run(sq_model *m, sq_session **s, ask_args *a)
     if (rc && rc != SQ_E_STOPPED) return cli_fail("ask", rc, sq_session_error(*s));
     if (cli_interrupted) return EXIT_INTERRUPTED;
     if (a->prompt) return answer_once(m, *s, a, &r);
-    return chat_run(*s, &a->ask, &r);
+    return chat_run(*s, &a->ask, &r, a->stats);
 }
 
 int cmd_ask(int argc, char **argv)
