@@ -79,9 +79,12 @@ static int parse(int argc, char **argv, ask_args *a)
     if (a->json && !a->prompt) return cli_usage("ask", "--json needs -p QUESTION");
     if (a->show && (!a->image.n || !a->prompt))
         return cli_usage("ask", "--show needs --image FILE and -p QUESTION");
+    if (a->show) code = cli_check_picture("ask", "--show", a->show, false);
+    if (code < 0) code = cli_check_prune_options("ask", a->session.prune, a->session.prune_options);
+    a->session.one_view = a->tiles != NULL;
     a->session.seed = (uint64_t)a->seed;
     a->session.image.max_pixels = (int64_t)a->max_pixels * 1000000;
-    return -1;
+    return code;
 }
 
 static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)

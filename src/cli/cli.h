@@ -125,4 +125,12 @@ int cli_stdin_end(const char *command);
 int cli_split(const char *command, const char *option, const char *text, cli_list *out,
               char **hold);
 
+/* Whether a picture can be written to path later: the ending (npy: .npy too) and the folder. -1, or
+ * an exit code. */
+int cli_check_picture(const char *command, const char *option, const char *path, bool npy);
+
+/* Whether the pruning method (NULL: none) lists each key of "key=value,...". -1, or an exit code;
+ * a method that is not there is left to the library. */
+int cli_check_prune_options(const char *command, const char *method, const char *text);
+
 #endif
