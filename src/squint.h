@@ -175,6 +175,7 @@ typedef struct sq_session_options {
     uint64_t seed;             /* random pruning and sampling */
     const char *kv_type;       /* NULL or "auto": as the backend computes; "f32", "f16", "bf16" */
     int n_ctx;                 /* 0: the model's */
+    bool one_view;             /* wanted so: no notice that the model was trained on tiles */
     sq_image_options image;
 } sq_session_options;
 

@@ -3,6 +3,7 @@
 #include "squint_impl.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static int n_backends(void)
 {
@@ -10,6 +11,13 @@ static int n_backends(void)
     while (backend_rows[n])
         n++;
     return n;
+}
+
+/* "cuda: why" without the name: it has a field of its own. */
+static const char *without_name(const char *text, const char *name)
+{
+    size_t n = strlen(name);
+    return strncmp(text, name, n) || strncmp(text + n, ": ", 2) ? text : text + n + 2;
 }
 
 int sq_backend_get(int i, sq_backend_info *out)
@@ -20,9 +28,10 @@ int sq_backend_get(int i, sq_backend_info *out)
     sq_backend *be = NULL;
     out->name = backend_rows[i]->name;
     if (backend_open(&be, &o, &err) == SQ_OK)
-        snprintf(out->state, sizeof out->state, "ok: %.150s", be->describe);
+        snprintf(out->state, sizeof out->state, "ok: %.150s",
+                 without_name(be->describe, out->name));
     else
-        snprintf(out->state, sizeof out->state, "%.150s", err.text);
+        snprintf(out->state, sizeof out->state, "%.150s", without_name(err.text, out->name));
     backend_close(&be);
     return SQ_OK;
 }

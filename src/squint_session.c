@@ -117,7 +117,7 @@ static int add_pictures(sq_session *s, const picture_source *src, int n)
         return error_set(&s->err, SQ_E_ARG, "pictures are added before the first question");
     if (n > SQ_MAX_IMAGES - s->n_image)
         return error_set(&s->err, SQ_E_LIMIT, "at most %d pictures", SQ_MAX_IMAGES);
-    if (s->m->m.tiled && !s->m->told_one_view) {
+    if (s->m->m.tiled && !s->opt.one_view && !s->m->told_one_view) {
         s->m->told_one_view = true;
         log_line(&s->m->log, SQ_LOG_INFO,
                  "this model was trained on picture tiles; squint shows it one view (tiles off)");

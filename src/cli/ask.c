@@ -79,9 +79,12 @@ static int parse(int argc, char **argv, ask_args *a)
     if (a->json && !a->prompt) return cli_usage("ask", "--json needs -p QUESTION");
     if (a->show && (!a->image.n || !a->prompt))
         return cli_usage("ask", "--show needs --image FILE and -p QUESTION");
+    if (a->show) code = cli_check_picture("ask", "--show", a->show, false);
+    if (code < 0) code = cli_check_prune_options("ask", a->session.prune, a->session.prune_options);
+    a->session.one_view = a->tiles != NULL;
     a->session.seed = (uint64_t)a->seed;
     a->session.image.max_pixels = (int64_t)a->max_pixels * 1000000;
-    return -1;
+    return code;
 }
 
 static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)
@@ -91,7 +94,10 @@ static int answer_once(sq_model *m, sq_session *s, ask_args *a, sq_report *r)
     fflush(stdout); /* before anything goes to stderr */
     if (cli_interrupted) return EXIT_INTERRUPTED;
     if (rc) return cli_fail("ask", rc, sq_session_error(s));
-    if (a->json) report_json(stdout, r, a->model.model, a->image.item);
+    if (a->json)
+        report_json(stdout, r, a->model.model, a->image.item);
+    else
+        report_cut(stderr, r);
     if (a->stats) report_text(stderr, r);
     return a->show ? show_kept("ask", m, &a->image, &a->session.image, r, a->show) : EXIT_DONE;
 }
@@ -104,7 +110,7 @@ static int run(sq_model *m, sq_session **s, ask_args *a)
     if (rc && rc != SQ_E_STOPPED) return cli_fail("ask", rc, sq_session_error(*s));
     if (cli_interrupted) return EXIT_INTERRUPTED;
     if (a->prompt) return answer_once(m, *s, a, &r);
-    return chat_run(*s, &a->ask, &r);
+    return chat_run(*s, &a->ask, &r, a->stats);
 }
 
 int cmd_ask(int argc, char **argv)

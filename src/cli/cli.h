@@ -107,16 +107,30 @@ bool cli_json_reads_as(const char *text, const char *read);
 /* One report as a JSON object, or as a few lines of text. path[n_image] names the pictures. */
 void report_json(FILE *f, const sq_report *r, const char *model, const char *const *path);
 void report_text(FILE *f, const sq_report *r);
+/* A line for people when the context was full before the answer had ended. */
+void report_cut(FILE *f, const sq_report *r);
 
 /* Writes the model's view of each picture with the dropped patches darkened, side by side. */
 int show_kept(const char *command, sq_model *m, const cli_list *image,
               const sq_image_options *opt, const sq_report *r, const char *path);
 
-/* Reads questions line by line from stdin until its end, keeping the encoded pictures. */
-int chat_run(sq_session *s, const sq_ask_options *opt, sq_report *r);
+/* Reads questions line by line from stdin until its end, keeping the encoded pictures; with stats
+ * report_text follows each answer. */
+int chat_run(sq_session *s, const sq_ask_options *opt, sq_report *r, bool stats);
+
+/* Right after getline has failed: EXIT_DONE at the end of stdin, else says what went wrong. */
+int cli_stdin_end(const char *command);
 
 /* "a,b,c" into items; the pieces live in the copy *hold (free it). -1, or an exit code. */
 int cli_split(const char *command, const char *option, const char *text, cli_list *out,
               char **hold);
+
+/* Whether a picture can be written to path later: the ending (npy: .npy too) and the folder. -1, or
+ * an exit code. */
+int cli_check_picture(const char *command, const char *option, const char *path, bool npy);
+
+/* Whether the pruning method (NULL: none) lists each key of "key=value,...". -1, or an exit code;
+ * a method that is not there is left to the library. */
+int cli_check_prune_options(const char *command, const char *method, const char *text);
 
 #endif

@@ -48,11 +48,7 @@ static int print_backends(void)
     sq_backend_info b;
     sq_device_info d;
     for (int i = 0; sq_backend_get(i, &b) == SQ_OK; i++) {
-        const char *ok = strncmp(b.state, "ok: ", 4) ? "" : "ok: ", *rest = b.state + strlen(ok);
-        size_t n = strlen(b.name);
-        if (!strncmp(rest, b.name, n) && !strncmp(rest + n, ": ", 2))
-            rest += n + 2; /* the name stands in front of the row */
-        printf("%-6s %s%s\n", b.name, ok, rest);
+        printf("%-6s %s\n", b.name, b.state);
         for (int k = 0; sq_backend_get_device(i, k, &d) == SQ_OK; k++)
             printf("       device %d: %s, %.1f GB, compute capability %d.%d, %s\n", k, d.name,
                    (double)d.memory_bytes / 1e9, d.major, d.minor, d.state);
@@ -157,6 +153,9 @@ int cmd_info(int argc, char **argv)
                               {NULL}};
     int code = cli_parse(argc, argv, opt, &rest, help_info);
     if (code >= 0) return code;
+    if (backends && (rest.n || cm.model))
+        return cli_usage("info", "--backends goes without a MODEL, found \"%s\"",
+                         rest.n ? rest.item[0] : cm.model);
     if (backends) return json ? json_backends() : print_backends();
     if (rest.n + !!cm.model != 1) return cli_usage("info", "expected one MODEL");
     if (!cm.model) cm.model = rest.item[0];

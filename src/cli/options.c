@@ -1,5 +1,7 @@
 #include "cli/cli.h"
 
+#include "core/file.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -38,10 +40,13 @@ static int parse_number(const char *command, const cli_option *o, const char *va
     errno = 0;
     double x = strtod(value, &end);
     bool whole = o->kind == CLI_INT;
-    if (end == value || *end || errno || !(x >= o->min && x <= o->max) ||
-        (whole && x != floor(x)))
-        return cli_usage(command, "%s: expected a%s number from %g to %g, found \"%s\"", o->name,
-                         whole ? " whole" : "", o->min, o->max, value);
+    bool good = end != value && !*end && !errno && x >= o->min && x <= o->max;
+    if (whole && !(good && x == floor(x)))
+        return cli_usage(command, "%s: expected a whole number from %.0f to %.0f, found \"%s\"",
+                         o->name, o->min, o->max, value);
+    if (!good)
+        return cli_usage(command, "%s: expected a number from %g to %g, found \"%s\"", o->name,
+                         o->min, o->max, value);
     if (whole)
         *(int *)o->out = (int)x;
     else
@@ -123,6 +128,51 @@ int cli_split(const char *command, const char *option, const char *text, cli_lis
         if (out->n == SQ_MAX_IMAGES) return cli_usage(command, "%s: too many items", option);
         out->item[out->n++] = p;
         p = comma ? comma + 1 : NULL;
+    }
+    return -1;
+}
+
+int cli_check_picture(const char *command, const char *option, const char *path, bool npy)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 0;
+    char folder[4096];
+    if (!path_ends_with(path, ".png") && !path_ends_with(path, ".ppm") &&
+        !(npy && path_ends_with(path, ".npy")))
+        return cli_usage(command, "%s: expected a name ending in %s, found \"%s\"", option,
+                         npy ? ".png, .ppm or .npy" : ".png or .ppm", path);
+    if (!n || n >= sizeof folder) return -1; /* here or in /; too long: the writer says so */
+    memcpy(folder, path, n);
+    folder[n] = 0;
+    if (file_is_dir(folder)) return -1;
+    fprintf(stderr, "squint %s: %s: %s: there is no folder \"%s\"\n", command, option, path,
+            folder);
+    return EXIT_FAILED;
+}
+
+/* Whether "start-layer=N ensemble=sum|min|max" lists the key key[n]. */
+static bool lists_key(const char *options, const char *key, size_t n)
+{
+    for (const char *p = options; *p; p += strspn(p, " ")) {
+        if (!strncmp(p, key, n) && p[n] == '=') return true;
+        p += strcspn(p, " ");
+    }
+    return false;
+}
+
+int cli_check_prune_options(const char *command, const char *method, const char *text)
+{
+    sq_method p;
+    for (int i = 0;; i++) {
+        if (sq_method_get(i, &p)) return -1;
+        if (!strcmp(p.name, method ? method : "none")) break;
+    }
+    for (const char *at = text; at && *at; at += *at == ',') {
+        size_t n = strcspn(at, "=,");
+        if (!lists_key(p.options, at, n))
+            return cli_usage(command, "--prune-options: method \"%s\" takes %s, found \"%.*s\"",
+                             p.name, *p.options ? p.options : "no options", (int)n, at);
+        at += strcspn(at, ",");
     }
     return -1;
 }

@@ -116,6 +116,8 @@ int cmd_pixels(int argc, char **argv)
     if (!a.out) return cli_usage("pixels", "no output: -o FILE is needed");
     if (a.tiles && strcmp(a.tiles, "off"))
         return cli_usage("pixels", "--tiles: only \"off\" is there, found \"%s\"", a.tiles);
+    code = cli_check_picture("pixels", "-o", a.out, true);
+    if (code >= 0) return code;
     a.image.max_pixels = (int64_t)a.max_pixels * 1000000;
     return a.model.model ? write_views(&a) : write_decoded(&a);
 }

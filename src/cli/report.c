@@ -119,8 +119,9 @@ void report_text(FILE *f, const sq_report *r)
         in += r->image[i].tokens_in;
         kept += r->image[i].tokens_kept;
     }
-    fprintf(f, "visual tokens  %d of %d kept (%s), prompt %d, answer %d, KV cache %.1f MB\n", kept,
-            in, r->method, r->prompt_tokens, r->answer_tokens, (double)r->kv_bytes / 1e6);
+    fprintf(f, "visual tokens  %d of %d kept (%s), prompt %d, answer %d (%s), KV cache %.1f MB\n",
+            kept, in, r->method, r->prompt_tokens, r->answer_tokens, r->stop,
+            (double)r->kv_bytes / 1e6);
     fprintf(f,
             "milliseconds   decode %.1f, preprocess %.1f, vision %.1f, score %.2f, prune %.2f, "
             "project %.1f, prefill %.1f, first token at %.1f, total %.1f\n",
@@ -130,4 +131,10 @@ void report_text(FILE *f, const sq_report *r)
         fprintf(f, "GPU            %lld launches, %lld waits of the host, %.1f MB at most\n",
                 (long long)r->launches, (long long)r->syncs, (double)r->device_bytes / 1e6);
     fprintf(f, "ran on         %s\n", r->backend);
+}
+
+void report_cut(FILE *f, const sq_report *r)
+{
+    if (!strcmp(r->stop, "context full"))
+        fputs("squint: warning: the answer is cut off, the context is full (--context)\n", f);
 }

@@ -2,7 +2,9 @@
 #define _POSIX_C_SOURCE 200809L
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <stddef.h>
+#include <string.h>
 
 volatile sig_atomic_t cli_interrupted;
 
@@ -16,6 +18,14 @@ void cli_catch_interrupt(void)
 {
     struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &act, NULL); /* the second one ends the program */
+}
+
+int cli_stdin_end(const char *command)
+{
+    if (feof(stdin)) return EXIT_DONE;
+    char text[160];
+    snprintf(text, sizeof text, "stdin: cannot read: %s", strerror(errno));
+    return cli_fail(command, SQ_E_IO, text);
 }
 
 /* Pictures of one call on a GPU: each but the first is decoded while the one before it is encoded,

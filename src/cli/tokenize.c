@@ -63,9 +63,13 @@ int cmd_tokenize(int argc, char **argv)
     sq_model *m = NULL;
     char *line = NULL;
     size_t cap = 0;
-    ssize_t n;
     code = cli_model_open(&m, "tokenize", &cm, true);
-    while (!code && (n = getline(&line, &cap, stdin)) >= 0) {
+    while (!code) {
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0) {
+            code = cli_stdin_end("tokenize");
+            break;
+        }
         if (n && line[n - 1] == '\n') line[--n] = 0;
         code = decode ? decode_line(m, line, (size_t)n) : encode_line(m, line, (size_t)n);
     }

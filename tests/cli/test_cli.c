@@ -1,5 +1,6 @@
 /* The program from outside: all commands but bench. */
 #define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700 /* posix_openpt */
 #include "cli_shell.h"
 
 #include <dirent.h>
@@ -19,11 +20,19 @@ static void test_usage(void **state)
     expect_error("$squint ask", 2, "no model");
     expect_error("$squint ask -m models/demo stray", 2, "unexpected word");
     expect_error("$squint ask -m models/demo --seed x -p y", 2, "--seed: expected a whole number");
+    expect_error("$squint ask -m models/demo --top-k -1 -p y", 2, "from 0 to 16777216, found");
+    expect_error("$squint ask -m models/demo --seed -1 -p y", 2, "from 0 to 2147483647, found");
+    expect_error("$squint ask -m models/demo --top-p 1.5 -p y", 2, "a number from 0 to 1, found");
     expect_error("$squint ask -m models/demo --json", 2, "--json needs -p");
     expect_error("$squint ask -m models/demo --tiles on -p x", 2, "--tiles");
     static const char *const bad[][2] = {
         {"--prune nosuch --keep 9", "nosuch"}, {"--prune fastervlm", "needs keep"},
         {"--prune fastervlm --keep 0", "keep"}, {"--prune fastervlm --keep 12%%", "keep"},
+        {"--prune fastervlm --keep 9 --prune-options start-layer=3", "takes no options"},
+        {"--prune vtc-cls --keep 9 --prune-options start-layer=3,seed=1", "found \"seed\""},
+        {"--prune vtc-cls --keep 9 --prune-options start-layer", "key=value"},
+        {"--prune-options seed=1", "\"none\" takes no options"},
+        {"--image samples/frogs.jpg --show x.gif", ".png or .ppm"},
         {"--keep 9", "keep"}, {"--compute f8", "compute"}, {"--template nosuch", "nosuch"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -83,6 +92,9 @@ static void test_ask(void **state)
     expect_error("$squint ask -m models/demo --backend cpu --image nosuch.jpg -p x 2>&1 >$T/o | "
                  "grep -v tiles >&2; exit 1",
                  1, "nosuch.jpg");
+    /* where the picture cannot go is known before the answer */
+    expect_error("$squint ask -m nosuch --image x.jpg -p x --show $T/nosuch/x.png", 1,
+                 "no folder");
     expect_error("$squint ask -m nosuch --backend cpu -p x", 1, "nosuch: no such file");
     expect_error("$squint ask -m samples/frogs.jpg --backend cpu -p x", 1, "samples/frogs.jpg");
 }
@@ -217,6 +229,8 @@ static void test_full_stdout(void **state)
     }
 }
 
+#define TINY_CHAT "$squint ask -m tests/golden/tiny/mha --backend cpu --compute f32"
+
 static void test_chat(void **state)
 {
     (void)state;
@@ -225,6 +239,110 @@ static void test_chat(void **state)
         "image?\\n' | $squint ask -m models/demo --backend cpu --compute f32 "
         "--image samples/rocket.jpg",
         "YEIC\nIn the top left\n");
+    result r = shell("printf 'a\\nb\\n' | " TINY_CHAT " -n 2 --stats");
+    char *again = strstr(r.err, "answer 2 (max tokens)");
+    assert_int_equal(r.code, 0);
+    assert_non_null(again);
+    assert_non_null(strstr(again + 1, "answer 2 (max tokens)"));
+    done(&r);
+    expect_error(TINY_CHAT " < $T", 1, "stdin: cannot read: Is a directory");
+    expect_error("printf 'a <image>\\na\\n' | " TINY_CHAT, 2, "<image>");
+}
+
+/* An answer that the context cut off does not look complete. */
+static void test_context_full(void **state)
+{
+    (void)state;
+    result r = shell(TINY_CHAT " -p x --context 180");
+    assert_int_equal(r.code, 0);
+    assert_int_equal(count_lines(r.err), 1);
+    assert_non_null(strstr(r.err, "context is full"));
+    done(&r);
+    r = shell(TINY_CHAT " -p x --context 180 --stats");
+    assert_non_null(strstr(r.err, "(context full)"));
+    done(&r);
+    r = shell(TINY_CHAT " -p x --context 180 --json");
+    assert_string_equal(r.err, "");
+    done(&r);
+}
+
+/* A chat whose stdin and stderr are a terminal: its other end is returned. */
+static pid_t start_chat(const char *line, int *terminal)
+{
+    *terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(*terminal >= 0 && !grantpt(*terminal) && !unlockpt(*terminal));
+    pid_t pid = fork();
+    if (pid) return pid;
+    setsid(); /* the terminal opened next becomes its own: ^C goes there */
+    int fd = open(ptsname(*terminal), O_RDWR);
+    if (fd < 0 || dup2(fd, 0) < 0 || dup2(fd, 2) < 0 || chdir(SQ_SOURCE_DIR)) _exit(126);
+    close(*terminal);
+    execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+    _exit(127);
+}
+
+static void type(int terminal, const char *text)
+{
+    assert_int_equal(write(terminal, text, strlen(text)), strlen(text));
+}
+
+/* What the chat said until it ended, and its exit code. */
+static int end_chat(pid_t pid, int terminal, char *said, size_t size)
+{
+    size_t n = 0;
+    ssize_t got;
+    int status;
+    while (n + 1 < size && (got = read(terminal, said + n, size - 1 - n)) > 0)
+        n += (size_t)got;
+    said[n] = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* In a terminal a wrong question is told and the conversation goes on. */
+static void test_chat_mistake(void **state)
+{
+    (void)state;
+    int terminal;
+    char said[4096], path[96];
+    pid_t pid = start_chat("exec $squint ask -m models/demo --backend cpu --compute f32 "
+                           "--tiles off --image samples/rocket.jpg >$T/answers",
+                           &terminal);
+    assert_true(pid > 0);
+    type(terminal, "What word is written in the image?\nWhat is <image>?\n"
+                   "Where is the rocket in the image?\n/quit\n");
+    int code = end_chat(pid, terminal, said, sizeof said);
+    in_tmp(path, sizeof path, "answers");
+    char *out = slurp(path);
+    if (code || strncmp(out, "YEIC\n", 5) || count_lines(out) != 2 || strstr(out, "\n\n") ||
+        strstr(said, "tiles") || !strstr(said, "first question only"))
+        fail_msg("exit %d, stdout \"%s\", stderr \"%s\"", code, out, said);
+    free(out);
+}
+
+/* Ctrl-C in the middle of an answer ends the chat, and the next question is not asked. */
+static void test_chat_interrupt(void **state)
+{
+    (void)state;
+    int terminal;
+    char said[4096], path[96], letter;
+    in_tmp(path, sizeof path, "answer");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    pid_t pid = start_chat("exec " TINY_CHAT " -n 1000000 --context 2000000 >$T/answer",
+                           &terminal);
+    assert_true(pid > 0);
+    int answer = open(path, O_RDONLY);
+    assert_true(answer >= 0);
+    type(terminal, "a\n");
+    assert_int_equal(read(answer, &letter, 1), 1); /* it has begun and takes minutes */
+    type(terminal, "\003");
+    type(terminal, "/quit\n"); /* a chat that goes on would end there, having asked twice */
+    int code = end_chat(pid, terminal, said, sizeof said);
+    close(answer);
+    char *prompt = strstr(said, "> ");
+    if (code != 130 || !prompt || strstr(prompt + 1, "> "))
+        fail_msg("exit %d: %s", code, said);
 }
 
 static void test_show(void **state)
@@ -265,7 +383,8 @@ static void test_pixels(void **state)
     expect_error("$squint pixels --image samples/frogs.jpg -o $T/nosuch/x.png", 1, "nosuch");
     expect_error("$squint pixels --image samples/frogs.jpg -o $T/nosuch/x.npy", 1, "nosuch");
     expect_error("$squint pixels --image samples/README.md -o $T/x.png", 1, "samples/README.md");
-    expect_error("$squint pixels --image samples/frogs.jpg -o $T/x.gif", 2, ".png or .ppm");
+    expect_error("$squint pixels --image samples/frogs.jpg -o $T/x.gif", 2,
+                 ".png, .ppm or .npy");
 }
 
 /* Nothing that was begun may be left beside the finished files. */
@@ -291,6 +410,7 @@ static void test_tokenize(void **state)
     expect_output(line, "");
     expect_error("echo 99999999 | $squint tokenize -m models/demo --decode", 2, "99999999");
     expect_error("echo 1 x | $squint tokenize -m models/demo --decode", 2, "expected ids");
+    expect_error("$squint tokenize -m models/demo < $T", 1, "stdin: cannot read: Is a directory");
 }
 
 static void test_info(void **state)
@@ -319,9 +439,14 @@ static void test_info(void **state)
     assert_int_equal(cJSON_GetArraySize(o), 2);
     assert_string_equal(get(cJSON_GetArrayItem(o, 1), "name")->valuestring, "cpu");
     assert_memory_equal(get(cJSON_GetArrayItem(o, 1), "state")->valuestring, "ok: ", 4);
+    for (int i = 0; i < 2; i++) /* the name is not said again */
+        assert_null(strstr(get(cJSON_GetArrayItem(o, i), "state")->valuestring,
+                           i ? "cpu:" : "cuda:"));
     assert_int_equal(cJSON_GetArraySize(get(cJSON_GetArrayItem(o, 1), "devices")), 0);
     cJSON_Delete(o);
     done(&r);
+    expect_error("$squint info --backends nodir", 2, "without a MODEL, found \"nodir\"");
+    expect_error("$squint info --backends -m nodir", 2, "without a MODEL, found \"nodir\"");
 }
 
 /* Every op of one answer, against plain C. */
@@ -386,10 +511,12 @@ int main(void)
         cmocka_unit_test(test_ask),             cmocka_unit_test(test_json),
         cmocka_unit_test(test_not_utf8),        cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_full_stdout),     cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_show),            cmocka_unit_test(test_pixels),
-        cmocka_unit_test(test_tokenize),        cmocka_unit_test(test_info),
-        cmocka_unit_test(test_diff),            cmocka_unit_test(test_convert),
-        cmocka_unit_test(test_synthetic),       cmocka_unit_test(test_no_leftovers),
+        cmocka_unit_test(test_context_full),    cmocka_unit_test(test_chat_mistake),
+        cmocka_unit_test(test_chat_interrupt),  cmocka_unit_test(test_show),
+        cmocka_unit_test(test_pixels),          cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_info),            cmocka_unit_test(test_diff),
+        cmocka_unit_test(test_convert),         cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_no_leftovers),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
