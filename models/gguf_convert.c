@@ -24,7 +24,7 @@ typedef struct conversion {
     part *part;
     int n, cap, n_f16; /* n_f16: matrices whose rows do not fit Q8_0 */
     bool permute;
-    model_stop stop;
+    const model_stop *stop; /* may be NULL */
     sq_error *err;
 } conversion;
 
@@ -110,10 +110,12 @@ static int fill_part(void *user, int i, void *dst, size_t size, sq_error *err)
         const unsigned char *from = (const unsigned char *)p->from.data +
                                     (size_t)source_row(p, r) * in;
         unsigned char *to = (unsigned char *)dst + (size_t)r * out;
-        if (c->stop.asked && c->stop.asked(c->stop.user))
+        if (c->stop && c->stop->asked && c->stop->asked(c->stop->user)) {
             rc = error_set(err, SQ_E_STOPPED, "%s: the conversion was stopped", c->m->path);
+            break;
+        }
         convert_to_f32(row, from, p->from.dtype, cols);
-        if (!rc) rc = check_row(c, p, row, cols);
+        rc = check_row(c, p, row, cols);
         if (p->from.dtype == p->type)
             memcpy(to, from, out);
         else
@@ -463,9 +465,7 @@ fail:
 int model_convert(const model *m, const char *dir_out, const char *name, sq_dtype type,
                   const model_stop *stop, const sq_log *log, sq_error *err)
 {
-    conversion text = {.m = m, .type = type, .err = err}, vision;
-    if (stop) text.stop = *stop;
-    vision = text;
+    conversion text = {.m = m, .type = type, .stop = stop, .err = err}, vision = text;
     arena mem = {0};
     if (type != SQ_DTYPE_F16 && type != SQ_DTYPE_BF16 && type != SQ_DTYPE_Q8_0)
         return error_set(err, SQ_E_ARG, "type: expected f16, bf16 or q8_0, found %s",

@@ -480,10 +480,6 @@ static int turn_ids(answer_run *a, const char *question)
     sq_session *s = a->s;
     int32_t *ids;
     int n, lead = s->pending >= 0 ? 1 : 0;
-    if (s->n_turn && strstr(question, "<image>"))
-        return error_set(&s->err, SQ_E_ARG,
-                         "the question has an <image> mark, but pictures are shown with the first "
-                         "question only");
     TRY(prompt_turn(s->m->m.tmpl, s->m->m.tok, s->n_turn == 0, question,
                     s->n_turn == 0 ? s->n_image : 0, &ids, &n, &s->err));
     a->ids = arena_alloc(&s->host, (size_t)(n + 1) * sizeof *ids);

@@ -57,7 +57,9 @@ void sq_model_close(sq_model **m);
 const char *sq_model_error(const sq_model *m); /* "" after success; "out of memory" for NULL */
 
 typedef struct sq_model_info {
-    const char *arch, *path, *template_name, *tokenizer, *backend, *fit;
+    const char *arch, *path, *template_name, *tokenizer, *fit;
+    const char *backend;               /* for people: "cpu: avx2, oneDNN, 2 threads, f32" */
+    const char *backend_name, *compute; /* "cpu", "f32" */
     int vit_layers, vit_layers_loaded, vit_dim, vit_heads, image_size, patch_size, n_patch;
     int feature_layer;       /* hidden state index, negatives resolved */
     int dec_layers, dec_dim, dec_heads, dec_heads_kv, n_vocab, n_ctx;

@@ -374,7 +374,7 @@ static int run_first_token(stage_bench *b)
     picture_source src = {.width = PICTURE_W, .height = PICTURE_H, .rgb = b->rgb};
     session_drop_pictures(s, 0, b->kept);
     int rc = session_encode(s, &src, 1);
-    if (!rc) rc = session_first_token(s, b->id, PROMPT_BEFORE + 1 + PROMPT_AFTER, b->best);
+    if (!rc) rc = session_first_token(s, b->id, PROMPT_TEXT + 1, b->best);
     return rc ? error_set(&b->m->err, rc, "%s", s->err.text) : SQ_OK;
 }
 

@@ -14,15 +14,17 @@ static void forward_notice(void *user, sq_log_level level, const char *line)
     if (m->notice) m->notice(m->notice_user, level == SQ_LOG_WARN, line);
 }
 
+static const char *const compute_name[] = {[SQ_COMPUTE_AUTO] = "auto",
+                                           [SQ_COMPUTE_F32] = "f32",
+                                           [SQ_COMPUTE_BF16] = "bf16",
+                                           [SQ_COMPUTE_F16] = "f16"};
+
 static int parse_compute(const char *text, sq_compute *out, sq_error *err)
 {
-    static const char *const name[] = {"auto", "f32", "bf16", "f16"};
-    static const sq_compute value[] = {SQ_COMPUTE_AUTO, SQ_COMPUTE_F32, SQ_COMPUTE_BF16,
-                                       SQ_COMPUTE_F16};
     *out = SQ_COMPUTE_AUTO;
     for (int i = 0; text && i < 4; i++)
-        if (strcmp(text, name[i]) == 0) {
-            *out = value[i];
+        if (strcmp(text, compute_name[i]) == 0) {
+            *out = (sq_compute)i;
             return SQ_OK;
         }
     if (!text) return SQ_OK;
@@ -146,6 +148,8 @@ int sq_model_get_info(const sq_model *sm, sq_model_info *info)
         .template_name = m->tmpl->name,
         .tokenizer = tokenizer_name(m->tok),
         .backend = sm->be->describe,
+        .backend_name = sm->be->name,
+        .compute = compute_name[sm->be->compute],
         .fit = m->pre.fit == FIT_PAD ? "pad" : "crop",
         .vit_layers = v->n_layer,
         .vit_layers_loaded = v->n_loaded,

@@ -129,17 +129,10 @@ static int parse(int argc, char **argv, bench_args *a)
     return code;
 }
 
-static bool is_method(const char *name)
-{
-    sq_method m;
-    for (int i = 0; !sq_method_get(i, &m); i++)
-        if (!strcmp(m.name, name)) return true;
-    return false;
-}
-
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
 {
     cli_list method, keep = {0};
+    sq_method found;
     bool used = false; /* --keep */
     *n = 0;
     int code = cli_split("bench", "--methods", a->methods, &method, &hold[0]);
@@ -147,7 +140,7 @@ int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
     if (code >= 0) return code;
     for (int i = 0; i < method.n; i++) {
         bool none = !strcmp(method.item[i], "none");
-        if (!is_method(method.item[i]))
+        if (!cli_find_method(method.item[i], &found))
             return cli_usage("bench", "--methods: unknown pruning method \"%s\": squint methods "
                                       "lists them", method.item[i]);
         if (!none && !keep.n)
@@ -161,6 +154,15 @@ int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2])
     if (keep.n && !used)
         return cli_usage("bench", "--keep is not used: method \"none\" keeps every token");
     return -1;
+}
+
+sq_session_options bench_session(const bench_args *a, const bench_row *row)
+{
+    return (sq_session_options){.prune = row->method,
+                                .keep = row->keep,
+                                .prune_options = a->prune_options,
+                                .seed = (uint64_t)a->seed,
+                                .image.ignore_exif = a->no_exif};
 }
 
 int cmd_bench(int argc, char **argv)

@@ -29,6 +29,9 @@ enum { BENCH_MAX_ROWS = 256 };
 /* methods x keep; "none" makes one row. -1, or an exit code. *hold keeps the strings: free both. */
 int bench_rows(const bench_args *a, bench_row *row, int *n, char *hold[2]);
 
+/* What a row's pictures and questions are run with. */
+sq_session_options bench_session(const bench_args *a, const bench_row *row);
+
 /* ---- tables of times (bench_table.c) ---- */
 
 typedef struct bench_times {

@@ -61,36 +61,40 @@ static const char *text_of(const cJSON *o, const char *key)
     return cJSON_IsString(item) ? item->valuestring : "";
 }
 
+/* Text in front, and what follows it as a JSON string; NULL: "". */
+typedef struct json_part {
+    const char *key, *value;
+} json_part;
+
+static void write_parts(FILE *f, const json_part *part, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        fputs(part[i].key, f);
+        cli_json_string(f, part[i].value ? part[i].value : "");
+    }
+}
+
 /* All that answers depend on beside the question, the method and its budget. Threads and the CPU's
  * own instruction set are not there: a run may go on on another machine. */
 static int write_settings(quiz *z)
 {
     const bench_args *a = z->a;
     sq_model_info info;
-    char backend[32], compute[16];
     size_t size;
     int rc = sq_model_get_info(z->m, &info);
     if (rc) return cli_fail("bench", rc, sq_model_error(z->m));
-    const char *last = strrchr(info.backend, ' '); /* of "cpu: avx2, 2 threads, f32" */
-    snprintf(backend, sizeof backend, "%.*s", (int)strcspn(info.backend, ":"), info.backend);
-    snprintf(compute, sizeof compute, "%s", last ? last + 1 : info.backend);
-    const struct {
-        const char *key, *value;
-    } part[] = {{"{\"model_id\": ", a->model.model},
-                {", \"metadata\": {\"backend\": ", backend},
-                {", \"compute\": ", compute},
-                {", \"cpu\": ", a->model.cpu},
-                {", \"mmproj\": ", a->model.mmproj},
-                {", \"template\": ", info.template_name},
-                {", \"fit\": ", info.fit},
-                {", \"images\": ", a->images},
-                {", \"prune_options\": ", a->prune_options}};
+    const json_part part[] = {{"{\"model_id\": ", a->model.model},
+                              {", \"metadata\": {\"backend\": ", info.backend_name},
+                              {", \"compute\": ", info.compute},
+                              {", \"cpu\": ", a->model.cpu},
+                              {", \"mmproj\": ", a->model.mmproj},
+                              {", \"template\": ", info.template_name},
+                              {", \"fit\": ", info.fit},
+                              {", \"images\": ", a->images},
+                              {", \"prune_options\": ", a->prune_options}};
     FILE *f = open_memstream(&z->settings, &size);
     if (!f) return cli_fail("bench", SQ_E_NOMEM, "out of memory");
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
-        fputs(part[i].key, f);
-        cli_json_string(f, part[i].value ? part[i].value : "");
-    }
+    write_parts(f, part, sizeof part / sizeof *part);
     fprintf(f, ", \"no_exif\": %s, \"seed\": %d, \"max_tokens\": %d}}",
             a->no_exif ? "true" : "false", a->seed, a->max_tokens);
     if (!fclose(f)) z->now = cJSON_Parse(z->settings);
@@ -203,17 +207,14 @@ static int read_answers(quiz *z, FILE *f, off_t *whole)
         if (ends) *whole += n;
     }
     free(line);
-    if (code < 0 && ferror(f)) {
-        fprintf(stderr, "squint bench: %s: cannot read: %s\n", z->a->answers, strerror(errno));
-        code = EXIT_FAILED;
-    }
+    if (code < 0 && ferror(f))
+        return cli_error("bench", "%s: cannot read: %s", z->a->answers, strerror(errno));
     return code;
 }
 
 static int fail_write(const quiz *z)
 {
-    fprintf(stderr, "squint bench: %s: cannot write: %s\n", z->a->answers, strerror(errno));
-    return EXIT_FAILED;
+    return cli_error("bench", "%s: cannot write: %s", z->a->answers, strerror(errno));
 }
 
 /* Reads what is there, cuts a line of ours that was not finished, and leaves the file for more. */
@@ -239,25 +240,18 @@ static bool write_answer(quiz *z, int row, const question *q)
 {
     const sq_image_report *im = &z->r.image[0];
     const bench_row *b = &z->row[row];
-    const struct {
-        const char *key, *value;
-    } part[] = {{"{\"question_id\": ", q->id},
-                {", \"image\": ", q->image},
-                {", \"prompt\": ", q->text},
-                {", \"text\": ", z->r.answer},
-                {NULL}, /* the settings */
-                {", \"method\": ", b->method},
-                {", \"keep\": ", b->keep ? b->keep : "all"},
-                {", \"answer\": ", q->answer ? q->answer : ""},
-                {", \"category\": ", q->kind ? q->kind : ""}};
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
-        if (part[i].key) {
-            fputs(part[i].key, z->answers);
-            cli_json_string(z->answers, part[i].value);
-        } else { /* without the braces around them: their metadata go on */
-            fprintf(z->answers, ", %.*s", (int)strlen(z->settings) - 3, z->settings + 1);
-        }
-    }
+    const json_part part[] = {{"{\"question_id\": ", q->id},
+                              {", \"image\": ", q->image},
+                              {", \"prompt\": ", q->text},
+                              {", \"text\": ", z->r.answer}},
+                    meta[] = {{", \"method\": ", b->method},
+                              {", \"keep\": ", b->keep ? b->keep : "all"},
+                              {", \"answer\": ", q->answer},
+                              {", \"category\": ", q->kind}};
+    write_parts(z->answers, part, sizeof part / sizeof *part);
+    /* the settings without the braces around them: their metadata go on */
+    fprintf(z->answers, ", %.*s", (int)strlen(z->settings) - 3, z->settings + 1);
+    write_parts(z->answers, meta, sizeof meta / sizeof *meta);
     fprintf(z->answers, ", \"tokens\": %d, \"min_gap\": ", im->tokens_kept);
     fprintf(z->answers, isfinite(z->r.min_gap) ? "%.5f" : "null", (double)z->r.min_gap);
     if (b->keep) { /* else all of them */
@@ -275,10 +269,8 @@ static bool write_answer(quiz *z, int row, const question *q)
 /* The settings were checked before: what fails now is no mistake on the command line. */
 static int fail_question(const quiz *z, const question *q, const char *text)
 {
-    sq_error err = {0};
-    int rc = error_set(&err, SQ_E_FORMAT, "%s: line %d, question_id %.60s: %s", z->a->questions,
-                       q->line, q->id, text);
-    return cli_fail("bench", rc, err.text);
+    return cli_error("bench", "%s: line %d, question_id %.60s: %s", z->a->questions, q->line, q->id,
+                     text);
 }
 
 static int ask_one(quiz *z, sq_session *s, int row, int k)
@@ -297,13 +289,8 @@ static int ask_one(quiz *z, sq_session *s, int row, int k)
 /* Questions first .. end - 1 share one picture, which is encoded once. */
 static int ask_group(quiz *z, int row, int first, int end)
 {
-    const bench_args *a = z->a;
     const unsigned char *mark = z->mark + row * z->list.n;
-    sq_session_options so = {.prune = z->row[row].method,
-                             .keep = z->row[row].keep,
-                             .prune_options = a->prune_options,
-                             .seed = (uint64_t)a->seed,
-                             .image.ignore_exif = a->no_exif};
+    sq_session_options so = bench_session(z->a, &z->row[row]);
     sq_session *s = NULL;
     int code = EXIT_DONE;
     for (int k = first; k < end && !code; k++) {

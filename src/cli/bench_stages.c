@@ -87,11 +87,7 @@ static const char *const stage_name[N_STAGE] = {"decode", "preprocess", "vision"
 /* One cold run, from file to last token. */
 static int run_once(sq_model *m, const bench_args *a, const bench_row *row, sq_report *r)
 {
-    sq_session_options so = {.prune = row->method,
-                             .keep = row->keep,
-                             .prune_options = a->prune_options,
-                             .seed = (uint64_t)a->seed,
-                             .image.ignore_exif = a->no_exif};
+    sq_session_options so = bench_session(a, row);
     sq_ask_options ao = {.max_tokens = a->max_tokens};
     sq_session *s = NULL;
     int rc = sq_session_open(&s, m, &so);

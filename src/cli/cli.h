@@ -49,12 +49,14 @@ int cli_parse(int argc, char **argv, const cli_option *opt, cli_list *rest, cons
 /* Prints "squint COMMAND: text" to stderr and returns the exit code for the status. */
 int cli_fail(const char *command, int status, const char *text);
 
-/* The same for wrong usage, with printf's formats. */
-int cli_usage(const char *command, const char *fmt, ...)
 #if defined(__GNUC__)
-    __attribute__((format(printf, 2, 3)))
+#define CLI_FORMAT __attribute__((format(printf, 2, 3)))
+#else
+#define CLI_FORMAT
 #endif
-    ;
+/* The same with printf's formats: wrong usage, and any other failure. */
+int cli_usage(const char *command, const char *fmt, ...) CLI_FORMAT;
+int cli_error(const char *command, const char *fmt, ...) CLI_FORMAT;
 
 /* Options that every model command shares. */
 typedef struct cli_model {
@@ -128,6 +130,9 @@ int cli_split(const char *command, const char *option, const char *text, cli_lis
 /* Whether a picture can be written to path later: the ending (npy: .npy too) and the folder. -1, or
  * an exit code. */
 int cli_check_picture(const char *command, const char *option, const char *path, bool npy);
+
+/* Whether there is a pruning method of that name. */
+bool cli_find_method(const char *name, sq_method *out);
 
 /* Whether the pruning method (NULL: none) lists each key of "key=value,...". -1, or an exit code;
  * a method that is not there is left to the library. */

@@ -8,15 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void say(const char *command, const char *fmt, va_list args)
+{
+    fprintf(stderr, "squint %s: ", command);
+    vfprintf(stderr, fmt, args);
+}
+
 int cli_usage(const char *command, const char *fmt, ...)
 {
     va_list args;
-    fprintf(stderr, "squint %s: ", command);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    say(command, fmt, args);
     va_end(args);
     fprintf(stderr, " (squint %s --help)\n", command);
     return EXIT_USAGE;
+}
+
+int cli_error(const char *command, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    say(command, fmt, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return EXIT_FAILED;
 }
 
 int cli_fail(const char *command, int status, const char *text)
@@ -145,9 +160,14 @@ int cli_check_picture(const char *command, const char *option, const char *path,
     memcpy(folder, path, n);
     folder[n] = 0;
     if (file_is_dir(folder)) return -1;
-    fprintf(stderr, "squint %s: %s: %s: there is no folder \"%s\"\n", command, option, path,
-            folder);
-    return EXIT_FAILED;
+    return cli_error(command, "%s: %s: there is no folder \"%s\"", option, path, folder);
+}
+
+bool cli_find_method(const char *name, sq_method *out)
+{
+    for (int i = 0; !sq_method_get(i, out); i++)
+        if (!strcmp(out->name, name)) return true;
+    return false;
 }
 
 /* Whether "start-layer=N ensemble=sum|min|max" lists the key key[n]. */
@@ -163,10 +183,7 @@ static bool lists_key(const char *options, const char *key, size_t n)
 int cli_check_prune_options(const char *command, const char *method, const char *text)
 {
     sq_method p;
-    for (int i = 0;; i++) {
-        if (sq_method_get(i, &p)) return -1;
-        if (!strcmp(p.name, method ? method : "none")) break;
-    }
+    if (!cli_find_method(method ? method : "none", &p)) return -1;
     for (const char *at = text; at && *at; at += *at == ',') {
         size_t n = strcspn(at, "=,");
         if (!lists_key(p.options, at, n))

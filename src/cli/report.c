@@ -1,27 +1,18 @@
 /* One answer's report as JSON for programs and as text for people. */
 #include "cli/cli.h"
+#include "core/utf8.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Bytes of the UTF-8 character at p, which ends in a 0; 0: there is none. */
-static size_t utf8_length(const unsigned char *p)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    /* written longer than needed, half of a UTF-16 pair, above U+10FFFF */
-    bool wrong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-                 (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) || p[0] > 0xf4;
-    return wrong ? 0 : n;
-}
+enum { UTF8_MAX = 4 }; /* bytes of a character; the texts end in a 0 */
 
 void cli_json_string(FILE *f, const char *text)
 {
     size_t n;
     fputc('"', f);
     for (const unsigned char *p = (const unsigned char *)text; *p; p += n ? n : 1) {
-        n = utf8_length(p);
+        n = utf8_size(p, UTF8_MAX);
         switch (*p) {
         case '"': fputs("\\\"", f); break;
         case '\\': fputs("\\\\", f); break;
@@ -44,7 +35,7 @@ bool cli_json_reads_as(const char *text, const char *read)
 {
     size_t n;
     for (const unsigned char *p = (const unsigned char *)text; *p; p += n ? n : 1) {
-        n = utf8_length(p);
+        n = utf8_size(p, UTF8_MAX);
         const char *now = n ? (const char *)p : "\xef\xbf\xbd"; /* U+FFFD */
         size_t size = n ? n : 3;
         if (strncmp(read, now, size)) return false;

@@ -23,9 +23,7 @@ void cli_catch_interrupt(void)
 int cli_stdin_end(const char *command)
 {
     if (feof(stdin)) return EXIT_DONE;
-    char text[160];
-    snprintf(text, sizeof text, "stdin: cannot read: %s", strerror(errno));
-    return cli_fail(command, SQ_E_IO, text);
+    return cli_error(command, "stdin: cannot read: %s", strerror(errno));
 }
 
 /* Pictures of one call on a GPU: each but the first is decoded while the one before it is encoded,

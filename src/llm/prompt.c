@@ -115,6 +115,10 @@ int prompt_turn(const prompt_template *p, const tokenizer *t, bool first, const 
     turn_text turn = {0};
     *ids = NULL;
     *n = 0;
+    if (marks && !first)
+        return error_set(err, SQ_E_ARG,
+                         "the question has an <image> mark, but pictures are shown with the first "
+                         "question only");
     if (marks && marks != n_image)
         return error_set(err, SQ_E_ARG, "the question has %d <image> marks, but there are %d "
                                         "pictures",

@@ -23,7 +23,7 @@ const prompt_template *prompt_find(const char *name);
  * previous answer is closed first. `text` may hold "<image>" marks; when it has none and n_image
  * > 0, that many marks and a newline are put in front (LLaVA's "<image>\n" + text). Text chunks
  * around a picture are tokenised on their own, without BOS, as LLaVA's tokenizer_image_token
- * does. SQ_E_ARG when the marks are neither 0 nor n_image. */
+ * does. SQ_E_ARG when the marks are neither 0 nor n_image, or not in the first turn. */
 int prompt_turn(const prompt_template *p, const tokenizer *t, bool first, const char *text,
                 int n_image, int32_t **ids, int *n, sq_error *err);
 

@@ -3,6 +3,7 @@
 #define SQ_TOKENIZER_IMPL_H
 
 #include "core/arena.h"
+#include "core/utf8.h"
 #include "llm/tokenizer.h"
 
 /* Open addressing over pieces; -1 is an empty slot. */
@@ -96,10 +97,6 @@ void id_list_add(id_list *l, int32_t id);
 
 int32_t piece_find(const tokenizer *t, const char *text, size_t size);
 const merge_slot *merge_find(const tokenizer *t, int32_t left, int32_t right);
-
-/* Bytes of the valid UTF-8 character at s, 0 when it is none. */
-size_t utf8_size(const unsigned char *s, size_t left);
-bool utf8_valid(const char *text, size_t size);
 
 /* GPT-2's byte alphabet: printable Latin-1 stands for itself, the rest for U+0100 and up. */
 int byte_of_rune(unsigned c); /* -1: not in the alphabet */
